@@ -1,0 +1,884 @@
+# Copyright 2026 The transformers-linformer authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""
+Linformer: self-attention with linear complexity (Wang, Li, Khabsa, Fang, Ma, 2020, https://arxiv.org/abs/2006.04768).
+
+A RoBERTa encoder whose keys and values are projected along the sequence, from n rows to k, before the softmax. For head i
+with E_i, F_i of shape (k, n), equation 7 of the paper:
+
+    head_i = softmax( Q W_i^Q (E_i K W_i^K)^T / sqrt(d_head) ) . F_i V W_i^V
+
+Names as in the paper: n tokens, k projected rows, E and F the projections of keys and of values. In the shapes behind
+tensor steps, b is the batch, h the heads, d the hidden size, and "slot" is short for one of the k projected rows.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn import CrossEntropyLoss
+from transformers import initialization as init
+from transformers.activations import ACT2FN, gelu
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    BaseModelOutputWithPooling,
+    MaskedLMOutput,
+    MultipleChoiceModelOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.processing_utils import Unpack
+from transformers.pytorch_utils import apply_chunking_to_forward
+from transformers.utils import TransformersKwargs, auto_docstring
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_linformer import LinformerConfig
+
+
+class LinformerEmbeddings(nn.Module):
+    """Construct the embeddings from word, position and token_type embeddings."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        if inputs_embeds is None:
+            inputs_embeds = self.word_embeddings(input_ids)
+        batch_size, seq_length = inputs_embeds.shape[:2]
+        if position_ids is None:
+            position_ids = torch.arange(seq_length, device=inputs_embeds.device).unsqueeze(0)
+        if token_type_ids is None:
+            token_type_ids = position_ids.new_zeros(1, seq_length)
+
+        embeddings = inputs_embeds + self.token_type_embeddings(token_type_ids)
+        embeddings = embeddings + self.position_embeddings(position_ids)
+        embeddings = self.LayerNorm(embeddings)
+        return self.dropout(embeddings)
+
+
+# The three kinds of projection. Each maps rows (b, n', d) and an attention mask (b, n') or None, n' <= n, to
+#   - the projected rows (b, slots, d), slots <= k;
+#   - E 1, the sums of E's rows over the tokens that are no padding, as (b or 1, slots, 1), or None where they are 1;
+#   - which slots hold a token, as a boolean (b, slots), or None where all do.
+# Padding takes no part: its rows are zeroed, or left out of the pooling.
+
+
+class LinformerLinearProjection(nn.Module):
+    """
+    E (or F), a learned matrix of shape (k, n), or (heads, k, n) with an own E for each head. Inputs shorter than n use
+    its first columns.
+
+    Initialised from N(0, 1/n), so that the projected rows of n independent tokens have the tokens' own scale, whatever n
+    and k are, and so do the scores. The random projection of the paper's theorem 2, N(0, 1/k), makes them sqrt(n/k) times
+    as large (its proof needs that E^T E keeps P; here the scores themselves are projected); fairseq's xavier_uniform with
+    gain 1/sqrt(2) has the variance 1/(n + k), which is this one for k much smaller than n.
+    """
+
+    def __init__(self, config, layer_idx=0):
+        super().__init__()
+        heads = (config.num_attention_heads,) if config.projection_sharing == "none" else ()
+        self.weight = nn.Parameter(
+            torch.empty(*heads, config.projected_dims[layer_idx], config.max_position_embeddings)
+        )
+
+    def init_weights(self):
+        init.normal_(self.weight, mean=0.0, std=self.weight.shape[-1] ** -0.5)
+
+    def forward(self, rows, attention_mask):
+        E = self.weight[..., : rows.shape[1]]
+        if attention_mask is None:
+            row_sums = E.sum(-1)[None, :, None]
+        else:
+            rows = rows * attention_mask[..., None]
+            row_sums = (attention_mask.to(E.dtype) @ E.mT)[..., None]
+
+        if E.dim() == 2:
+            return E @ rows, row_sums, None  # (k, n') @ (b, n', d) -> (b, k, d)
+        rows = rows.unflatten(-1, (E.shape[0], -1)).transpose(1, 2)  # (b, h, n', d / h)
+        return (E @ rows).transpose(1, 2).flatten(2), row_sums, None  # (b, h, k, d / h) -> (b, k, d)
+
+
+class LinformerConvProjection(nn.Module):
+    """
+    A learned convolution along the sequence with kernel and stride n / k: E (or F) repeats one kernel of n / k weights in
+    each of its k rows, a window further each time. The kernel is of shape (n / k,), or (heads, n / k) with an own one for
+    each head. Initialised as mean pooling.
+    """
+
+    def __init__(self, config, layer_idx=0):
+        super().__init__()
+        heads = (config.num_attention_heads,) if config.projection_sharing == "none" else ()
+        self.weight = nn.Parameter(
+            torch.empty(*heads, config.max_position_embeddings // config.projected_dims[layer_idx])
+        )
+
+    def init_weights(self):
+        init.constant_(self.weight, 1 / self.weight.shape[-1])
+
+    def forward(self, rows, attention_mask):
+        seq_length, window = rows.shape[1], self.weight.shape[-1]
+        slots = (seq_length + window - 1) // window
+        padding = slots * window - seq_length
+        if attention_mask is None:
+            real = torch.ones_like(rows[:1, :, 0], dtype=torch.bool)
+        else:
+            real = attention_mask
+            rows = rows * real[..., None]
+        real = nn.functional.pad(real, (0, padding)).unflatten(1, (slots, window))  # (b or 1, slots, n / k)
+        windows = nn.functional.pad(rows, (0, 0, 0, padding)).unflatten(1, (slots, window))  # (b, slots, n / k, d)
+        slot_mask = None if attention_mask is None else real.any(-1)
+
+        if self.weight.dim() == 1:
+            return self.weight @ windows, (real.to(self.weight.dtype) @ self.weight)[..., None], slot_mask
+        windows = windows.unflatten(-1, (self.weight.shape[0], -1))  # (b, slots, n / k, h, d / h)
+        return torch.einsum("bswhd,hw->bshd", windows, self.weight).flatten(2), None, slot_mask
+
+
+class LinformerPoolProjection(nn.Module):
+    """
+    Mean or max pooling over k windows that adapt to each sequence's own length: the first token has a window of its own,
+    the others share the rest evenly. A sequence of at most k tokens has a token a window, which is full attention.
+    O(n d), and no parameters.
+    """
+
+    def __init__(self, config, layer_idx=0):
+        super().__init__()
+        self.projected_dim = config.projected_dims[layer_idx]
+        self.mode = {"mean_pool": "mean", "max_pool": "max"}[config.projection_type]
+
+    def forward(self, rows, attention_mask):
+        batch_size, seq_length, _ = rows.shape
+        slots = min(self.projected_dim, seq_length)
+        first_rows = seq_length * torch.arange(batch_size, device=rows.device).unsqueeze(1)  # of each sequence, flattened
+        if attention_mask is None:
+            lengths = torch.full_like(first_rows, seq_length)
+            order = torch.arange(batch_size * seq_length, device=rows.device)
+            slot_mask = None
+        else:
+            lengths = attention_mask.sum(1, keepdim=True)
+            # The tokens of each sequence first, its padding behind them, wherever it was
+            order = first_rows + attention_mask.int().argsort(dim=1, descending=True, stable=True)
+            # A sequence of padding alone keeps one slot, or its softmax would have nothing to sum
+            slot_mask = torch.arange(slots, device=rows.device) < lengths.clamp(min=1)
+
+        # Window 0 is token 0; window j + 1 starts at token 1 + j (length - 1) / (slots - 1), where `slots` is no more than
+        # the length. A last window, of the padding, is thrown away.
+        steps = torch.arange(slots, device=rows.device)
+        starts = 1 + steps * (lengths - 1).clamp(min=0) // (lengths.clamp(max=slots) - 1).clamp(min=1)
+        starts = nn.functional.pad(starts.clamp(max=lengths), (1, 0))  # (b, slots + 1)
+        pooled = nn.functional.embedding_bag(
+            order.flatten(), rows.flatten(0, 1), (first_rows + starts).flatten(), mode=self.mode
+        )
+        return pooled.unflatten(0, (batch_size, slots + 1))[:, :-1], None, slot_mask
+
+
+PROJECTION_CLASSES = {
+    "linear": LinformerLinearProjection,
+    "conv": LinformerConvProjection,
+    "mean_pool": LinformerPoolProjection,
+    "max_pool": LinformerPoolProjection,
+}
+
+
+def has_shared_projection(config):
+    """Whether one E = F serves the whole model. Poolings have no parameters to share, and may differ in k."""
+    return config.projection_sharing == "layerwise" and config.has_learned_projection
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Unpack[TransformersKwargs],
+):
+    attn_weights = torch.matmul(query, key.transpose(2, 3)) * scaling  # (b, h, n, k)
+    if attention_mask is not None:
+        attn_weights = attn_weights + attention_mask
+
+    attn_weights = nn.functional.softmax(attn_weights, dim=-1)
+    attn_weights = nn.functional.dropout(attn_weights, p=dropout, training=module.training)
+
+    attn_output = torch.matmul(attn_weights, value)
+    attn_output = attn_output.transpose(1, 2).contiguous()
+
+    return attn_output, attn_weights
+
+
+class LinformerSelfAttention(nn.Module):
+    """Equation 7 of the paper, for all heads of a layer."""
+
+    def __init__(self, config, layer_idx=None):
+        super().__init__()
+        self.config = config
+        self.attention_head_size = config.hidden_size // config.num_attention_heads
+        self.scaling = self.attention_head_size**-0.5
+        self.projected_dim = config.projected_dims[layer_idx]
+        self.is_causal = False
+
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
+
+        projection_class = PROJECTION_CLASSES[config.projection_type]
+        has_own_F = config.projection_sharing in ("none", "headwise") and config.has_learned_projection
+        self.E = None if has_shared_projection(config) else projection_class(config, layer_idx)
+        self.F = projection_class(config, layer_idx) if has_own_F else None
+        # An own E for each head acts on that head's features, and max pooling is not linear: these need K and V first.
+        self.features_first = config.projection_type == "max_pool" or (
+            config.projection_sharing == "none" and config.has_learned_projection
+        )
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        shared_projection: nn.Module | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        E = shared_projection if self.E is None else self.E
+        F = E if self.F is None else self.F
+
+        if self.features_first:
+            key_layer, _, slot_mask = E(self.key(hidden_states), attention_mask)
+            value_layer, _, _ = F(self.value(hidden_states), attention_mask)
+        else:
+            projected, row_sums, slot_mask = E(hidden_states, attention_mask)  # E X, of k rows
+            key_layer = self.linear_after_projection(self.key, projected, row_sums)
+            if F is not E:
+                projected, row_sums, _ = F(hidden_states, attention_mask)
+            value_layer = self.linear_after_projection(self.value, projected, row_sums)
+
+        query_layer = self.split_heads(self.query(hidden_states))  # (b, h, n, d / h)
+        key_layer = self.split_heads(key_layer)  # (b, h, k, d / h)
+        value_layer = self.split_heads(value_layer)
+
+        if slot_mask is not None:
+            # An empty slot's score of 0 would still count in the softmax
+            slot_mask = torch.where(slot_mask[:, None, None, :], 0.0, torch.finfo(query_layer.dtype).min)
+            slot_mask = slot_mask.to(query_layer.dtype)
+
+        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        attn_output, attn_weights = attention_interface(
+            self,
+            query_layer,
+            key_layer,
+            value_layer,
+            slot_mask,
+            dropout=0.0 if not self.training else self.dropout.p,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        if attn_weights is not None:
+            # Inputs too short to fill k slots: the empty ones get the weight 0, so that the shape is always (b, h, n, k)
+            attn_weights = nn.functional.pad(attn_weights, (0, self.projected_dim - attn_weights.shape[-1]))
+        return attn_output.flatten(2), attn_weights
+
+    @staticmethod
+    def linear_after_projection(linear, projected, row_sums):
+        # E (X W + 1 bᵀ) = (E X) W + (E 1) bᵀ: the sequence is projected first, so W meets k rows instead of n. `linear`
+        # has added the bias once.
+        output = linear(projected)
+        if row_sums is not None:
+            output = output + ((row_sums - 1) * linear.bias).to(output.dtype)
+        return output
+
+    def split_heads(self, rows):
+        return rows.unflatten(-1, (-1, self.attention_head_size)).transpose(1, 2)
+
+
+class LinformerSelfOutput(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden_states: torch.Tensor, input_tensor: torch.Tensor) -> torch.Tensor:
+        hidden_states = self.dense(hidden_states)
+        hidden_states = self.dropout(hidden_states)
+        hidden_states = self.LayerNorm(hidden_states + input_tensor)
+        return hidden_states
+
+
+class LinformerAttention(nn.Module):
+    def __init__(self, config, layer_idx=None):
+        super().__init__()
+        self.self = LinformerSelfAttention(config, layer_idx=layer_idx)
+        self.output = LinformerSelfOutput(config)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        shared_projection: nn.Module | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        attention_output, _ = self.self(hidden_states, attention_mask, shared_projection, **kwargs)
+        return self.output(attention_output, hidden_states)
+
+
+class LinformerIntermediate(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.intermediate_act_fn = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        hidden_states = self.dense(hidden_states)
+        hidden_states = self.intermediate_act_fn(hidden_states)
+        return hidden_states
+
+
+class LinformerOutput(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.dense = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden_states: torch.Tensor, input_tensor: torch.Tensor) -> torch.Tensor:
+        hidden_states = self.dense(hidden_states)
+        hidden_states = self.dropout(hidden_states)
+        hidden_states = self.LayerNorm(hidden_states + input_tensor)
+        return hidden_states
+
+
+class LinformerLayer(GradientCheckpointingLayer):
+    def __init__(self, config, layer_idx=None):
+        super().__init__()
+        self.chunk_size_feed_forward = config.chunk_size_feed_forward
+        self.seq_len_dim = 1
+        self.attention = LinformerAttention(config, layer_idx=layer_idx)
+        self.intermediate = LinformerIntermediate(config)
+        self.output = LinformerOutput(config)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        shared_projection: nn.Module | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        attention_output = self.attention(hidden_states, attention_mask, shared_projection, **kwargs)
+        return apply_chunking_to_forward(
+            self.feed_forward_chunk, self.chunk_size_feed_forward, self.seq_len_dim, attention_output
+        )
+
+    def feed_forward_chunk(self, attention_output):
+        intermediate_output = self.intermediate(attention_output)
+        return self.output(intermediate_output, attention_output)
+
+
+class LinformerEncoder(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        # With layerwise sharing the one E = F of the model lives here, and is stored once
+        self.E = PROJECTION_CLASSES[config.projection_type](config) if has_shared_projection(config) else None
+        self.layer = nn.ModuleList([LinformerLayer(config, layer_idx=i) for i in range(config.num_hidden_layers)])
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutput:
+        for layer_module in self.layer:
+            hidden_states = layer_module(hidden_states, attention_mask, self.E, **kwargs)
+
+        return BaseModelOutput(last_hidden_state=hidden_states)
+
+
+class LinformerPooler(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = nn.Tanh()
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        # We "pool" the model by simply taking the hidden state corresponding to the first token.
+        return self.activation(self.dense(hidden_states[:, 0]))
+
+
+@auto_docstring
+class LinformerPreTrainedModel(PreTrainedModel):
+    config: LinformerConfig
+    base_model_prefix = "linformer"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _no_split_modules = ["LinformerEmbeddings", "LinformerLayer"]
+    _can_record_outputs = {
+        "hidden_states": LinformerLayer,
+        "attentions": LinformerSelfAttention,
+    }
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, (LinformerLinearProjection, LinformerConvProjection)):
+            module.init_weights()
+        elif isinstance(module, LinformerLMHead):
+            init.zeros_(module.bias)
+
+
+@auto_docstring(
+    custom_intro="""
+    The Linformer encoder: RoBERTa's layers with self-attention projected from n rows to k along the sequence, equation 7 of
+    [Linformer: Self-Attention with Linear Complexity](https://huggingface.co/papers/2006.04768).
+    """
+)
+class LinformerModel(LinformerPreTrainedModel):
+    _auto_class = "AutoModel"
+
+    def __init__(self, config: LinformerConfig, add_pooling_layer=True):
+        r"""
+        add_pooling_layer (bool, *optional*, defaults to `True`):
+            Whether to add a pooling layer
+        """
+        super().__init__(config)
+        self.embeddings = LinformerEmbeddings(config)
+        self.encoder = LinformerEncoder(config)
+        self.pooler = LinformerPooler(config) if add_pooling_layer else None
+
+        # Initialize weights and apply final processing
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value):
+        self.embeddings.word_embeddings = value
+
+    @merge_with_config_defaults
+    @capture_outputs
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor] | BaseModelOutputWithPooling:
+        r"""
+        attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
+            1 for tokens that are read, 0 for padding, which changes nothing whatever its amount. Positions count from the
+            left, so pad on the right, as tokenizers do unless told otherwise.
+
+        Raises `ValueError` for inputs longer than `config.max_position_embeddings` and for masks of another shape.
+        """
+        if (input_ids is None) ^ (inputs_embeds is not None):
+            raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
+
+        input_shape = input_ids.shape if input_ids is not None else inputs_embeds.shape[:-1]
+        if input_shape[1] > self.config.max_position_embeddings:
+            raise ValueError(
+                f"The input is {input_shape[1]} tokens long, but this model reads at most"
+                f" `max_position_embeddings` = {self.config.max_position_embeddings}. Truncate it"
+                f" (`tokenizer(..., truncation=True, max_length={self.config.max_position_embeddings})`) or use a model"
+                " with a larger `max_position_embeddings`."
+            )
+        if attention_mask is not None:
+            if attention_mask.shape != input_shape:
+                raise ValueError(
+                    f"`attention_mask` must have the input's shape {tuple(input_shape)}, got"
+                    f" {tuple(attention_mask.shape)}. A Linformer has no n x n scores, so it takes padding masks only."
+                )
+            attention_mask = attention_mask.bool()
+
+        embedding_output = self.embeddings(
+            input_ids=input_ids,
+            position_ids=position_ids,
+            token_type_ids=token_type_ids,
+            inputs_embeds=inputs_embeds,
+        )
+        sequence_output = self.encoder(embedding_output, attention_mask=attention_mask, **kwargs).last_hidden_state
+        pooled_output = self.pooler(sequence_output) if self.pooler is not None else None
+
+        return BaseModelOutputWithPooling(last_hidden_state=sequence_output, pooler_output=pooled_output)
+
+
+class LinformerLMHead(nn.Module):
+    """Linformer Head for masked language modeling."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        x = self.dense(features)
+        x = gelu(x)
+        x = self.layer_norm(x)
+
+        # project back to size of vocabulary with bias
+        return self.decoder(x)
+
+
+@auto_docstring
+class LinformerForMaskedLM(LinformerPreTrainedModel):
+    _auto_class = "AutoModelForMaskedLM"
+    _tied_weights_keys = {
+        "lm_head.decoder.weight": "linformer.embeddings.word_embeddings.weight",
+        "lm_head.decoder.bias": "lm_head.bias",
+    }
+
+    def __init__(self, config: LinformerConfig):
+        super().__init__(config)
+        self.linformer = LinformerModel(config, add_pooling_layer=False)
+        self.lm_head = LinformerLMHead(config)
+
+        # Initialize weights and apply final processing
+        self.post_init()
+
+    def get_output_embeddings(self):
+        return self.lm_head.decoder
+
+    def set_output_embeddings(self, new_embeddings):
+        self.lm_head.decoder = new_embeddings
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor] | MaskedLMOutput:
+        r"""
+        labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+            Labels for computing the masked language modeling loss. Indices should be in `[-100, 0, ...,
+            config.vocab_size]` (see `input_ids` docstring) Tokens with indices set to `-100` are ignored (masked), the
+            loss is only computed for the tokens with labels in `[0, ..., config.vocab_size]`
+        """
+        outputs = self.linformer(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            return_dict=True,
+            **kwargs,
+        )
+        logits = self.lm_head(outputs.last_hidden_state)
+
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+
+        return MaskedLMOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class LinformerClassificationHead(nn.Module):
+    """Head for sentence-level classification tasks."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = classifier_dropout(config)
+        self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        x = features[:, 0, :]  # take <s> token (equiv. to [CLS])
+        x = self.dropout(x)
+        x = self.dense(x)
+        x = torch.tanh(x)
+        x = self.dropout(x)
+        return self.out_proj(x)
+
+
+def classifier_dropout(config):
+    return nn.Dropout(config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout)
+
+
+@auto_docstring(
+    custom_intro="""
+    Linformer Model transformer with a sequence classification/regression head on top (a linear layer on top of the
+    first token's output) e.g. for GLUE tasks.
+    """
+)
+class LinformerForSequenceClassification(LinformerPreTrainedModel):
+    _auto_class = "AutoModelForSequenceClassification"
+    # The loss is a mean over the batch that it gets, for regression too: Trainer is to average over batches itself.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: LinformerConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.linformer = LinformerModel(config, add_pooling_layer=False)
+        self.classifier = LinformerClassificationHead(config)
+
+        # Initialize weights and apply final processing
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor] | SequenceClassifierOutput:
+        r"""
+        labels (`torch.Tensor` of shape `(batch_size,)` or `(batch_size, config.num_labels)`, *optional*):
+            Labels for computing the loss: with `config.num_labels == 1`, numbers to regress to (mean-square loss); class
+            indices in `[0, ..., config.num_labels - 1]` (cross-entropy); or, floating and one a class, multi-label
+            targets (binary cross-entropy).
+        """
+        outputs = self.linformer(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            return_dict=True,
+            **kwargs,
+        )
+        logits = self.classifier(outputs.last_hidden_state)
+
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+
+        return SequenceClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+@auto_docstring
+class LinformerForMultipleChoice(LinformerPreTrainedModel):
+    _auto_class = "AutoModelForMultipleChoice"
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: LinformerConfig):
+        super().__init__(config)
+        self.linformer = LinformerModel(config)
+        self.dropout = classifier_dropout(config)
+        self.classifier = nn.Linear(config.hidden_size, 1)
+
+        # Initialize weights and apply final processing
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor] | MultipleChoiceModelOutput:
+        r"""
+        input_ids (`torch.LongTensor` of shape `(batch_size, num_choices, sequence_length)`):
+            Indices of input sequence tokens in the vocabulary. The other inputs have `num_choices` as their second
+            dimension too.
+        token_type_ids (`torch.LongTensor` of shape `(batch_size, num_choices, sequence_length)`, *optional*):
+            Segment token indices, in `[0, config.type_vocab_size - 1]`.
+        position_ids (`torch.LongTensor` of shape `(batch_size, num_choices, sequence_length)`, *optional*):
+            Indices of positions of each input sequence tokens in the position embeddings, in `[0,
+            config.max_position_embeddings - 1]`.
+        inputs_embeds (`torch.Tensor` of shape `(batch_size, num_choices, sequence_length, hidden_size)`, *optional*):
+            Embedded tokens in place of `input_ids`.
+        labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+            The index of the right choice, in `[0, ..., num_choices - 1]` (cross-entropy).
+        """
+        num_choices = input_ids.shape[1] if input_ids is not None else inputs_embeds.shape[1]
+
+        def flatten(choices):
+            return None if choices is None else choices.flatten(0, 1)
+
+        outputs = self.linformer(
+            flatten(input_ids),
+            attention_mask=flatten(attention_mask),
+            token_type_ids=flatten(token_type_ids),
+            position_ids=flatten(position_ids),
+            inputs_embeds=flatten(inputs_embeds),
+            return_dict=True,
+            **kwargs,
+        )
+        logits = self.classifier(self.dropout(outputs.pooler_output)).view(-1, num_choices)
+
+        loss = None
+        if labels is not None:
+            loss = CrossEntropyLoss()(logits, labels.to(logits.device))
+
+        return MultipleChoiceModelOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+@auto_docstring
+class LinformerForTokenClassification(LinformerPreTrainedModel):
+    _auto_class = "AutoModelForTokenClassification"
+
+    def __init__(self, config: LinformerConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.linformer = LinformerModel(config, add_pooling_layer=False)
+        self.dropout = classifier_dropout(config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+
+        # Initialize weights and apply final processing
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor] | TokenClassifierOutput:
+        r"""
+        labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+            Labels for computing the token classification loss, in `[0, ..., config.num_labels - 1]`, or `-100` for tokens
+            to leave out.
+        """
+        outputs = self.linformer(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            return_dict=True,
+            **kwargs,
+        )
+        logits = self.classifier(self.dropout(outputs.last_hidden_state))
+
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, self.config, **kwargs)
+
+        return TokenClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+@auto_docstring
+class LinformerForQuestionAnswering(LinformerPreTrainedModel):
+    _auto_class = "AutoModelForQuestionAnswering"
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: LinformerConfig):
+        super().__init__(config)
+        self.linformer = LinformerModel(config, add_pooling_layer=False)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+
+        # Initialize weights and apply final processing
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        start_positions: torch.LongTensor | None = None,
+        end_positions: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor] | QuestionAnsweringModelOutput:
+        outputs = self.linformer(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            return_dict=True,
+            **kwargs,
+        )
+        logits = self.qa_outputs(outputs.last_hidden_state)
+        start_logits, end_logits = (logits.squeeze(-1).contiguous() for logits in logits.split(1, dim=-1))
+
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = self.loss_function(start_logits, end_logits, start_positions, end_positions)
+
+        return QuestionAnsweringModelOutput(
+            loss=loss,
+            start_logits=start_logits,
+            end_logits=end_logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+__all__ = [
+    "LinformerForMaskedLM",
+    "LinformerForMultipleChoice",
+    "LinformerForQuestionAnswering",
+    "LinformerForSequenceClassification",
+    "LinformerForTokenClassification",
+    "LinformerModel",
+    "LinformerPreTrainedModel",
+]
