@@ -61,7 +61,7 @@ from transformers import (
 import modeling_linformer  # noqa: F401  (registers the Linformer with the Auto classes)
 
 
-logger = transformers.utils.logging.get_logger("run_mlm")
+logger = transformers.utils.logging.get_logger("transformers.run_mlm")
 
 # What `python run_mlm.py` runs, and what further arguments after `--demo` change.
 DEMO_ARGUMENTS = [
@@ -319,11 +319,14 @@ def pack(tokenized, tokenizer, max_seq_length):
     and nowhere else. What is left at the very end, less than one sequence, is dropped.
     """
     size = max_seq_length - tokenizer.num_special_tokens_to_add(pair=False)
+    whole, bare = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
+    start = whole.index(bare[0])
+    head, tail = whole[:start], whole[start + len(bare) :]
     tokens = []
     for example in tokenized:
         tokens.extend(example["input_ids"])
         for start in range(0, len(tokens) - size + 1, size):
-            yield {"input_ids": tokenizer.build_inputs_with_special_tokens(tokens[start : start + size])}
+            yield {"input_ids": head + tokens[start : start + size] + tail}
         tokens = tokens[len(tokens) // size * size :]
 
 
@@ -516,13 +519,16 @@ def last_complete_checkpoint(output_dir):
     return None
 
 
-def check_same_model(folder, config):
+def check_same_model(folder, config, vocab_size):
     """Refuses a folder that holds another model than the one to train."""
     path = Path(folder) / "config.json"
     if not path.is_file():
         return
+    theirs, ours = json.loads(path.read_text(encoding="utf-8")), config.to_dict()
+    ours["vocab_size"] = max(config.vocab_size, vocab_size)  # a larger tokenizer makes the embeddings grow
+    if theirs.get("model_type") == config.model_type:
+        theirs = type(config).from_dict(theirs).to_dict()  # the file leaves out what is as in the defaults
     ignored = {"transformers_version", "architectures", "dtype", "auto_map", "_name_or_path"}
-    theirs, ours = json.loads(path.read_text(encoding="utf-8")), json.loads(config.to_json_string(use_diff=False))
     changed = [name for name in theirs if name not in ignored and theirs[name] != ours.get(name)]
     if changed:
         name = "model_type" if "model_type" in changed else changed[0]
@@ -603,6 +609,9 @@ def check_arguments(model_args, data_args, training_args):
         raise BadInput("there is nothing to do: give --do_train, --do_eval, or both.")
     if data_args.dataset_name is not None and (data_args.train_file or data_args.validation_file):
         raise BadInput("--dataset_name goes with neither --train_file nor --validation_file: give one or the other.")
+    resume = training_args.resume_from_checkpoint
+    if resume is not None and not is_complete(Path(resume)):
+        raise BadInput(f"--resume_from_checkpoint {resume} is no whole checkpoint. Leave it out to take the last one.")
     if data_args.streaming and training_args.do_train and training_args.max_steps <= 0:
         raise BadInput("--streaming needs --max_steps: a stream has no length, so epochs cannot be counted beforehand.")
 
@@ -632,7 +641,7 @@ def main(argv):
         )
     for folder in (training_args.output_dir, checkpoint):
         if folder is not None and training_args.do_train:
-            check_same_model(folder, config)
+            check_same_model(folder, config, len(tokenizer))
 
     sequences = {
         split: make_sequences(split, texts[split], tokenizer, max_seq_length, data_args, training_args)

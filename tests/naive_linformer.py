@@ -1,11 +1,11 @@
 """
-Equation 7 of the paper as it is written, one head, one slot and one row at a time: what the fast model is compared with.
+Equation 7 of the paper as it is written, one head, one slot and one row at a time: the model is compared with it.
 
     head_i = softmax( Q W_i^Q (E_i K W_i^K)^T / sqrt(d_head) ) . F_i V W_i^V
 
-Features are projected first (K W^K, then E), over the real tokens of one sequence only, so neither the exchange of the two
-projections nor any mask of the fast model is repeated here. Plain torch operations on the model's own parameters: gradients
-flow.
+Features are projected first (K W^K, then E), over the real tokens of one sequence only, so neither the exchange of the
+two projections nor any mask of the model is repeated here. Plain torch operations on the model's own parameters:
+gradients flow.
 """
 
 import math

