@@ -132,15 +132,18 @@ def test_half_written_checkpoints_are_passed_over(finished_run, tmp_path, caplog
 
 
 def test_two_processes_train_as_one(text_file, tmp_path):
-    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no")
-    launcher = (sys.executable, *launcher, "--num_cpu_threads_per_process=1", "--num_processes=2", "--main_process_port=0")
+    # accelerate's --cpu starts one process, or several by MPI alone; its --multi_gpu launcher is torchrun, and --use_cpu
+    # keeps the script off any GPU
+    launcher = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1")
+    launcher += ("--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0")
     no_dropout = f"--config_overrides={TINY},hidden_dropout_prob=0.0,attention_probs_dropout_prob=0.0"
     folders = []
     for name, batch_size, options in (("one", 4, {}), ("two", 2, {"launcher": launcher})):
         folders.append(tmp_path / name)
         argv = arguments(text_file, tmp_path / name, no_dropout, f"--per_device_train_batch_size={batch_size}", "--max_steps=12")
-        result = run(tmp_path, *argv, "--ddp_backend=gloo", **options)
+        result = run(tmp_path, *argv, **options)
         assert result.returncode == 0, result.stderr
+    assert (tmp_path / "two" / "checkpoint-10" / "rng_state_1.pth").is_file(), "there was no second process"
     one, two = (json.loads((folder / "trainer_state.json").read_text())["log_history"] for folder in folders)
     losses = [[entry["loss"] for entry in history if "loss" in entry] for history in (one, two)]
     assert len(losses[0]) == 12
