@@ -286,8 +286,8 @@ class LinformerSelfAttention(nn.Module):
 
         if slot_mask is not None:
             # An empty slot's score of 0 would still count in the softmax
-            slot_mask = torch.where(slot_mask[:, None, None, :], 0.0, torch.finfo(query_layer.dtype).min)
-            slot_mask = slot_mask.to(query_layer.dtype)
+            empty = ~slot_mask[:, None, None, :]
+            slot_mask = query_layer.new_zeros(empty.shape).masked_fill(empty, torch.finfo(query_layer.dtype).min)
 
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
