@@ -71,8 +71,8 @@ DEMO_ARGUMENTS = [
     "--config_overrides=hidden_size=128,num_hidden_layers=2,num_attention_heads=4,intermediate_size=512,"
     "max_position_embeddings=128,projected_dim=32,projection_type=mean_pool,hidden_dropout_prob=0.0,attention_probs_dropout_prob=0.0",
     "--vocab_size=4096",
-    "--per_device_train_batch_size=8",
-    "--learning_rate=1.5e-3",
+    "--per_device_train_batch_size=16",
+    "--learning_rate=2e-3",
     "--warmup_steps=200",
     "--num_train_epochs=6",
     "--save_steps=500",
@@ -204,7 +204,7 @@ def python_documentation():
         documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
         docstrings = [ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, documented)]
         if any(docstrings):
-            yield "\n\n".join(filter(None, docstrings))
+            yield " ".join(filter(None, docstrings))
 
 
 def check_text_file(argument, path):
@@ -226,7 +226,8 @@ def check_text_file(argument, path):
 def load_texts(data_args, model_args, training_args):
     """A dictionary of datasets, `train` and where possible `validation`, with a single column `text`."""
     if data_args.demo:
-        texts = list(python_documentation())
+        # Line breaks and indentation would be a large part of the tokens, and easy ones
+        texts = [" ".join(text.split()) for text in python_documentation()]
         raw = DatasetDict({"train": Dataset.from_dict({"text": texts})})
         if data_args.streaming:
             raw = datasets.IterableDatasetDict({"train": raw["train"].to_iterable_dataset()})
