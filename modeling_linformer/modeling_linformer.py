@@ -227,6 +227,11 @@ def eager_attention_forward(
         attn_weights = attn_weights + attention_mask
 
     attn_weights = nn.functional.softmax(attn_weights, dim=-1)
+    if attn_weights.shape[-1] < module.projected_dim:
+        # An input too short to fill k slots: the empty ones get the weight 0, so that the shape is always (b, h, n, k)
+        empty_slots = module.projected_dim - attn_weights.shape[-1]
+        attn_weights = nn.functional.pad(attn_weights, (0, empty_slots))
+        value = nn.functional.pad(value, (0, 0, 0, empty_slots))
     attn_weights = nn.functional.dropout(attn_weights, p=dropout, training=module.training)
 
     attn_output = torch.matmul(attn_weights, value)
@@ -302,9 +307,6 @@ class LinformerSelfAttention(nn.Module):
             scaling=self.scaling,
             **kwargs,
         )
-        if attn_weights is not None:
-            # Inputs too short to fill k slots: the empty ones get the weight 0, so that the shape is always (b, h, n, k)
-            attn_weights = nn.functional.pad(attn_weights, (0, self.projected_dim - attn_weights.shape[-1]))
         return attn_output.flatten(2), attn_weights
 
     @staticmethod
@@ -717,7 +719,8 @@ class LinformerForMultipleChoice(LinformerPreTrainedModel):
         super().__init__(config)
         self.linformer = LinformerModel(config)
         self.dropout = classifier_dropout(config)
-        self.classifier = nn.Linear(config.hidden_size, 1)
+        # Not `classifier`, which is the token classifier's: each head's checkpoint is to load as any other head
+        self.choice_classifier = nn.Linear(config.hidden_size, 1)
 
         # Initialize weights and apply final processing
         self.post_init()
@@ -762,7 +765,7 @@ class LinformerForMultipleChoice(LinformerPreTrainedModel):
             return_dict=True,
             **kwargs,
         )
-        logits = self.classifier(self.dropout(outputs.pooler_output)).view(-1, num_choices)
+        logits = self.choice_classifier(self.dropout(outputs.pooler_output)).view(-1, num_choices)
 
         loss = None
         if labels is not None:
