@@ -23,7 +23,6 @@ Started again with the same command, a run that was killed goes on from its last
 """
 
 import ast
-import copy
 import difflib
 import json
 import math
@@ -403,7 +402,6 @@ class MaskingCollator(DataCollatorForLanguageModeling):
     def torch_call(self, examples):
         masked = [self.mask(torch.as_tensor(example["input_ids"], dtype=torch.long)) for example in examples]
         lengths = [len(input_ids) for input_ids, _ in masked]
-        # Rows of -100 are made by padding the labels as if they were tokens
         batch = self.tokenizer.pad(
             {"input_ids": [input_ids.tolist() for input_ids, _ in masked]},
             return_tensors="pt",
@@ -714,7 +712,7 @@ def main(argv):
             print(f", against {unigram:.1f} of a unigram model on the same masked tokens", end="")
             print(f" ({metrics['eval_perplexity'] / unigram:.2f} of it)")
         if data_args.demo:
-            show_filled_masks(copy.deepcopy(trainer.accelerator.unwrap_model(model)).eval(), tokenizer, DEMO_SENTENCES)
+            show_filled_masks(trainer.accelerator.unwrap_model(model), tokenizer, DEMO_SENTENCES)
         if training_args.do_train:
             print(f"\nThe model is in {training_args.output_dir}")
 
@@ -740,6 +738,8 @@ def load_tokenizer(checkpoint, texts, config, model_args, training_args, hub):
             if training_args.process_index == 0:
                 logger.info(f"Training a byte-level BPE of {model_args.vocab_size} tokens on the training text")
                 tokenizer = train_tokenizer(texts["train"], model_args.vocab_size, config.max_position_embeddings)
+                # Before anything is written into the folder
+                check_same_model(training_args.output_dir, with_vocabulary(config, tokenizer, model_args), len(tokenizer))
                 tokenizer.save_pretrained(training_args.output_dir)
                 return tokenizer
         return RobertaTokenizer.from_pretrained(training_args.output_dir)

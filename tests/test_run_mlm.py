@@ -219,6 +219,7 @@ def test_an_output_folder_that_holds_another_model(finished_run, text_file, tmp_
     RobertaConfig().save_pretrained(tmp_path / "roberta")
     with pytest.raises(BadInput, match="model_type is roberta there, linformer here"):
         run_mlm.main(arguments(text_file, tmp_path / "roberta"))
+    assert [path.name for path in (tmp_path / "roberta").iterdir()] == ["config.json"], "something was written into it"
     shutil.copytree(finished_run[0], tmp_path / "linformer")
     with pytest.raises(BadInput, match="projected_dim is 8 there, 4 here"):
         run_mlm.main(arguments(text_file, tmp_path / "linformer", f"--config_overrides={TINY},projected_dim=4"))
