@@ -23,41 +23,27 @@ Started again with the same command, a run that was killed goes on from its last
 """
 
 import ast
-import difflib
-import json
 import math
-import os
-import re
-import sys
 import sysconfig
-import zipfile
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
 import numpy as np
-import safetensors
 import torch
 import transformers
-from datasets import Dataset, DatasetDict, IterableDataset, load_dataset
-from huggingface_hub.errors import StrictDataclassError
-from tokenizers import ByteLevelBPETokenizer
+from datasets import Dataset, DatasetDict
 from transformers import (
-    CONFIG_MAPPING,
-    AutoConfig,
     AutoModelForMaskedLM,
-    AutoTokenizer,
     DataCollatorForLanguageModeling,
-    HfArgumentParser,
-    RobertaTokenizer,
-    Trainer,
     TrainerCallback,
     TrainingArguments,
     set_seed,
 )
 
-import modeling_linformer  # noqa: F401  (registers the Linformer with the Auto classes)
+import run_common
+from run_common import BadInput, DataArguments, ModelArguments, ScriptTrainer
 
 
 logger = transformers.utils.logging.get_logger("transformers.run_mlm")
@@ -86,60 +72,10 @@ DEMO_SENTENCES = [
 ]
 
 
-class BadInput(Exception):
-    """What the user gave cannot be used. The message is one line that names the argument and the cure."""
-
-
 @dataclass
-class ModelArguments:
-    """Which model to train, and where it starts from."""
-
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "The checkpoint to continue from. Leave it out to train from scratch."}
-    )
-    model_type: str = field(
-        default="linformer", metadata={"help": "From scratch: the type of the model, if it is to be another one."}
-    )
-    config_overrides: str | None = field(
-        default=None,
-        metadata={
-            "help": "From scratch: fields of the configuration that differ from its defaults, as in"
-            " hidden_size=128,projected_dim=[64,32],projection_sharing=headwise."
-        },
-    )
-    config_name: str | None = field(
-        default=None, metadata={"help": "From scratch: the configuration to take, if not the default one."}
-    )
-    tokenizer_name: str | None = field(
-        default=None,
-        metadata={"help": "The tokenizer, if not the checkpoint's. From scratch without it, one is trained on the text."},
-    )
-    vocab_size: int = field(
-        default=30_000, metadata={"help": "The number of tokens of the tokenizer that is trained on the text."}
-    )
-    cache_dir: str | None = field(default=None, metadata={"help": "Where downloads are kept."})
-    use_fast_tokenizer: bool = field(default=True, metadata={"help": "Whether to use a tokenizer of `tokenizers`."})
-    model_revision: str = field(default="main", metadata={"help": "The branch, tag or commit to load from."})
-    token: str | None = field(default=None, metadata={"help": "The token for the Hub, if not the one logged in with."})
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "Whether to run the code that comes with models on the Hub."}
-    )
-    dtype: str | None = field(
-        default=None,
-        metadata={"help": "The dtype of the weights.", "choices": ["auto", "bfloat16", "float16", "float32"]},
-    )
-
-
-@dataclass
-class DataArguments:
+class TextArguments(DataArguments):
     """What text to train on, and how it is cut into sequences."""
 
-    dataset_name: str | None = field(
-        default=None, metadata={"help": "A dataset on the Hub, or a folder laid out like one."}
-    )
-    dataset_config_name: str | None = field(default=None, metadata={"help": "The dataset's configuration."})
-    train_file: str | None = field(default=None, metadata={"help": "Training text: a txt, csv, json or jsonl file."})
-    validation_file: str | None = field(default=None, metadata={"help": "Text to evaluate on, of the same type."})
     demo: bool = field(
         default=False,
         metadata={
@@ -150,37 +86,19 @@ class DataArguments:
     text_column: str | None = field(
         default=None, metadata={"help": "The column that holds the text: by default `text`, or else the first one."}
     )
-    validation_split_percentage: int = field(
-        default=5, metadata={"help": "The part of the training texts to evaluate on, if there is no validation set."}
-    )
-    max_seq_length: int | None = field(
-        default=None, metadata={"help": "The length of the sequences in tokens: by default the longest the model reads."}
-    )
     mlm_probability: float = field(default=0.15, metadata={"help": "The part of the tokens to predict."})
     line_by_line: bool = field(
         default=False,
         metadata={"help": "Whether each text (line) is a sequence of its own. By default they are packed one after another."},
     )
-    pad_to_max_length: bool = field(
-        default=False, metadata={"help": "Whether to pad to `max_seq_length`, not just to the longest of a batch."}
-    )
-    max_train_samples: int | None = field(
-        default=None, metadata={"help": "Use only the first so many training texts (rows of the dataset, lines of a file)."}
-    )
-    max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Use only the first so many texts to evaluate on."}
-    )
     streaming: bool = field(
         default=False, metadata={"help": "Read the data while training instead of before it. Needs --max_steps."}
     )
-    preprocessing_num_workers: int | None = field(default=None, metadata={"help": "Processes that tokenize."})
-    overwrite_cache: bool = field(default=False, metadata={"help": "Tokenize again, whatever lies in the cache."})
 
     def __post_init__(self):
+        super().__post_init__()
         if not 0 < self.mlm_probability <= 1:
             raise BadInput(f"--mlm_probability is {self.mlm_probability}; it must be above 0 and at most 1.")
-        if not 0 < self.validation_split_percentage < 100:
-            raise BadInput(f"--validation_split_percentage is {self.validation_split_percentage}; it must be 1 to 99.")
 
 
 # Text
@@ -206,22 +124,6 @@ def python_documentation():
             yield " ".join(filter(None, docstrings))
 
 
-def check_text_file(argument, path):
-    """Tells what is wrong with a file before a library does so in many lines."""
-    if not os.path.isfile(path):
-        raise BadInput(f"--{argument}: there is no file {path}.")
-    if Path(path).suffix.lstrip(".") not in ("txt", "csv", "json", "jsonl"):
-        raise BadInput(f"--{argument}: {path} must end in .txt, .csv, .json or .jsonl.")
-    try:
-        with open(path, encoding="utf-8") as file:
-            if not any(line.strip() for line in file):
-                raise BadInput(f"--{argument}: {path} has no text in it.")
-            for _ in file:
-                pass
-    except UnicodeDecodeError as error:
-        raise BadInput(f"--{argument}: {path} is not UTF-8 ({error}). Convert it, say with iconv.") from error
-
-
 def load_texts(data_args, model_args, training_args):
     """A dictionary of datasets, `train` and where possible `validation`, with a single column `text`."""
     if data_args.demo:
@@ -230,32 +132,12 @@ def load_texts(data_args, model_args, training_args):
         raw = DatasetDict({"train": Dataset.from_dict({"text": texts})})
         if data_args.streaming:
             raw = datasets.IterableDatasetDict({"train": raw["train"].to_iterable_dataset()})
-    elif data_args.dataset_name is not None:
-        try:
-            raw = load_dataset(
-                data_args.dataset_name,
-                data_args.dataset_config_name,
-                cache_dir=model_args.cache_dir,
-                token=model_args.token,
-                streaming=data_args.streaming,
-            )
-        except (FileNotFoundError, ValueError, ConnectionError) as error:
-            raise BadInput(f"--dataset_name {data_args.dataset_name}: {first_line(error)}") from error
     else:
-        files = {"train": data_args.train_file, "validation": data_args.validation_file}
-        files = {split: path for split, path in files.items() if path is not None}
-        if not files:
+        files = {name: getattr(data_args, name) for name in ("train_file", "validation_file")}
+        if data_args.dataset_name is None and not any(files.values()):
             raise BadInput("there is nothing to train on: give --dataset_name, --train_file, or --demo.")
-        for split, path in files.items():
-            check_text_file(f"{split}_file", path)
-        kinds = {Path(path).suffix.lstrip(".") for path in files.values()}
-        if len(kinds) > 1:
-            raise BadInput("--train_file and --validation_file must be files of the same type.")
-        kind = {"txt": "text", "jsonl": "json"}.get(*kinds, *kinds)
-        try:
-            raw = load_dataset(kind, data_files=files, cache_dir=model_args.cache_dir, streaming=data_args.streaming)
-        except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
-            raise BadInput(f"{', '.join(files.values())} cannot be read: {first_line(error.__cause__ or error)}") from error
+        types = ("txt", "csv", "json", "jsonl")
+        raw = run_common.load_raw_datasets(data_args, model_args, files, types, data_args.streaming)
 
     if training_args.do_train and "train" not in raw:
         raise BadInput(f"--do_train needs a split `train`, but the data has only {', '.join(raw)}.")
@@ -272,45 +154,12 @@ def load_texts(data_args, model_args, training_args):
             raw[split] = raw[split].rename_column(text_column, "text")
 
     if "validation" not in raw and "train" in raw and (training_args.do_eval or not data_args.streaming):
-        raw["train"], raw["validation"] = split_off_validation(raw["train"], data_args, training_args.seed)
-    for split, limit in (("train", data_args.max_train_samples), ("validation", data_args.max_eval_samples)):
-        if limit is not None and split in raw:
-            raw[split] = raw[split].take(limit)
-    return raw
-
-
-def split_off_validation(train, data_args, seed):
-    part = data_args.validation_split_percentage / 100
-    if not data_args.streaming:
-        if len(train) < 2:
-            raise BadInput("the training data is a single text, so none is left to evaluate on: give --validation_file.")
-        split = train.train_test_split(test_size=part, seed=seed)
-        return split["train"], split["test"]
-    # A stream has no length to take a part of: every so manyeth text is held out
-    every = round(1 / part)
-    return (
-        train.filter(lambda _, index: index % every != 0, with_indices=True),
-        train.filter(lambda _, index: index % every == 0, with_indices=True),
-    )
-
-
-def first_line(error):
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        percentage = data_args.validation_split_percentage
+        raw["train"], raw["validation"] = run_common.split_off_validation(raw["train"], percentage, training_args.seed)
+    return run_common.limit_samples(raw, data_args)
 
 
 # Tokens
-
-
-def train_tokenizer(texts, vocab_size, max_length):
-    """A byte-level BPE with RoBERTa's special tokens, trained on the texts."""
-    bpe = ByteLevelBPETokenizer()
-    special_tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    batches = (batch["text"] for batch in texts.iter(batch_size=1000))
-    batches = ([text for text in batch if text] for batch in batches)
-    bpe.train_from_iterator(batches, vocab_size=vocab_size, min_frequency=2, special_tokens=special_tokens)
-    model = json.loads(bpe.to_str())["model"]
-    merges = [tuple(merge) for merge in model["merges"]]
-    return RobertaTokenizer(vocab=model["vocab"], merges=merges, model_max_length=max_length)
 
 
 def pack(tokenized, tokenizer, max_seq_length):
@@ -432,111 +281,6 @@ class NewMasksEachEpoch(TrainerCallback):
         self.collator.epoch = int(state.epoch)
 
 
-# Model
-
-
-def parse_overrides(text, allowed):
-    """`"hidden_size=128,projected_dim=[64,32]"` as a dictionary; commas within brackets separate nothing."""
-    overrides = {}
-    for item in re.split(r",(?![^\[]*\])", text):
-        name, equals, value = item.partition("=")
-        name = name.strip()
-        if not equals:
-            raise BadInput(f"--config_overrides: {item!r} is not of the form name=value.")
-        if name not in allowed:
-            close = difflib.get_close_matches(name, allowed, n=1)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            raise BadInput(f"--config_overrides: the configuration has no field {name!r}.{hint}")
-        try:
-            overrides[name] = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError):  # a bare word
-            overrides[name] = {"true": True, "false": False}.get(value.strip().lower(), value.strip())
-    return overrides
-
-
-def load_config(model_args):
-    """The configuration of the model to train, but for the size of a vocabulary yet to be trained."""
-    hub = {
-        "cache_dir": model_args.cache_dir,
-        "revision": model_args.model_revision,
-        "token": model_args.token,
-        "trust_remote_code": model_args.trust_remote_code,
-    }
-    name = model_args.model_name_or_path or model_args.config_name
-    if name is not None:
-        if model_args.config_overrides is not None:
-            raise BadInput(
-                "--config_overrides goes with neither --model_name_or_path nor --config_name: they fix the configuration."
-            )
-        argument = "model_name_or_path" if model_args.model_name_or_path else "config_name"
-        try:
-            return AutoConfig.from_pretrained(name, **hub), hub
-        except (OSError, ValueError) as error:
-            raise BadInput(f"--{argument} {name}: {first_line(error)}") from error
-
-    if model_args.model_type not in CONFIG_MAPPING:
-        raise BadInput(f"--model_type {model_args.model_type}: transformers knows no such type.")
-    config_class = CONFIG_MAPPING[model_args.model_type]
-    overrides = {}
-    if model_args.config_overrides is not None:
-        overrides = parse_overrides(model_args.config_overrides, config_class().to_dict())
-    try:
-        return config_class(**overrides), hub
-    except (ValueError, StrictDataclassError) as error:
-        raise BadInput(f"--config_overrides: {' '.join(str(error).split())}") from error
-
-
-# Checkpoints
-
-
-def is_complete(checkpoint):
-    """Whether all files of a checkpoint were written to their end."""
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))  # the last one that Trainer writes
-        json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-        weights = list(checkpoint.glob("*.safetensors"))
-        for path in weights:
-            with safetensors.safe_open(path, framework="pt"):  # compares the file's length with its header
-                pass
-        pickled = [*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")]
-        for path in pickled:
-            with zipfile.ZipFile(path) as archive:
-                if archive.testzip() is not None:
-                    return False
-        return bool(weights) and {"optimizer.pt", "scheduler.pt"} <= {path.name for path in pickled}
-    except (OSError, ValueError, zipfile.BadZipFile, safetensors.SafetensorError):
-        return False
-
-
-def last_complete_checkpoint(output_dir):
-    """The newest checkpoint in the folder that is whole, or None; warns of those that are not."""
-    found = [path for path in Path(output_dir).glob("checkpoint-*") if path.name.split("-")[-1].isdigit()]
-    for checkpoint in sorted(found, key=lambda path: int(path.name.split("-")[-1]), reverse=True):
-        if is_complete(checkpoint):
-            return str(checkpoint)
-        logger.warning(f"{checkpoint} is only half written and passed over.")
-    return None
-
-
-def check_same_model(folder, config, vocab_size):
-    """Refuses a folder that holds another model than the one to train."""
-    path = Path(folder) / "config.json"
-    if not path.is_file():
-        return
-    theirs, ours = json.loads(path.read_text(encoding="utf-8")), config.to_dict()
-    ours["vocab_size"] = max(config.vocab_size, vocab_size)  # a larger tokenizer makes the embeddings grow
-    if theirs.get("model_type") == config.model_type:
-        theirs = type(config).from_dict(theirs).to_dict()  # the file leaves out what is as in the defaults
-    ignored = {"transformers_version", "architectures", "dtype", "auto_map", "_name_or_path"}
-    changed = [name for name in theirs if name not in ignored and theirs[name] != ours.get(name)]
-    if changed:
-        name = "model_type" if "model_type" in changed else changed[0]
-        raise BadInput(
-            f"--output_dir {folder} holds another model ({name} is {theirs[name]} there, {ours.get(name)} here): name"
-            " another folder, or delete it."
-        )
-
-
 # Measures
 
 
@@ -587,60 +331,35 @@ def show_filled_masks(model, tokenizer, sentences):
 
 
 def parse_arguments(argv):
-    parser = HfArgumentParser(
-        (ModelArguments, DataArguments, TrainingArguments), description=__doc__.strip().splitlines()[0]
-    )
-    if len(argv) == 1 and argv[0].endswith(".json"):
-        if not os.path.isfile(argv[0]):
-            raise BadInput(f"there is no file {argv[0]}.")
-        try:
-            return parser.parse_json_file(json_file=argv[0])
-        except ValueError as error:
-            raise BadInput(f"{argv[0]}: {first_line(error)}") from error
     if not argv or "--demo" in argv:
         argv = ["--demo", *DEMO_ARGUMENTS, *(argument for argument in argv if argument != "--demo")]
         print("python run_mlm.py " + " ".join(argv))
-    return parser.parse_args_into_dataclasses(argv)
+    argument_classes = (ModelArguments, TextArguments, TrainingArguments)
+    return run_common.parse_arguments(argv, argument_classes, description=__doc__.strip().splitlines()[0])
 
 
-def check_arguments(model_args, data_args, training_args):
+def check_arguments(data_args, training_args):
     if not (training_args.do_train or training_args.do_eval):
         raise BadInput("there is nothing to do: give --do_train, --do_eval, or both.")
-    if data_args.dataset_name is not None and (data_args.train_file or data_args.validation_file):
-        raise BadInput("--dataset_name goes with neither --train_file nor --validation_file: give one or the other.")
-    resume = training_args.resume_from_checkpoint
-    if resume is not None and not is_complete(Path(resume)):
-        raise BadInput(f"--resume_from_checkpoint {resume} is no whole checkpoint. Leave it out to take the last one.")
     if data_args.streaming and training_args.do_train and training_args.max_steps <= 0:
         raise BadInput("--streaming needs --max_steps: a stream has no length, so epochs cannot be counted beforehand.")
 
 
 def main(argv):
     model_args, data_args, training_args = parse_arguments(argv)
-    check_arguments(model_args, data_args, training_args)
-    set_up_logging(training_args)
+    check_arguments(data_args, training_args)
+    run_common.set_up_logging(training_args)
     set_seed(training_args.seed)
 
     # Each step below may refuse, and does so before the long work begins.
-    config, hub = load_config(model_args)
-    checkpoint = training_args.resume_from_checkpoint or (
-        last_complete_checkpoint(training_args.output_dir) if training_args.do_train else None
-    )
+    config, hub = run_common.load_config(model_args)
+    checkpoint = run_common.checkpoint_to_resume(training_args)
     texts = load_texts(data_args, model_args, training_args)
-    tokenizer = load_tokenizer(checkpoint, texts, config, model_args, training_args, hub)
+    tokenizer = run_common.load_tokenizer(checkpoint, texts.get("train"), config, model_args, training_args, hub)
     if model_args.model_name_or_path is None:
-        config = with_vocabulary(config, tokenizer, model_args)
-    longest = getattr(config, "max_position_embeddings", tokenizer.model_max_length)
-    max_seq_length = data_args.max_seq_length or longest
-    special = tokenizer.num_special_tokens_to_add(pair=False)
-    if not special < max_seq_length <= longest:
-        raise BadInput(
-            f"--max_seq_length {max_seq_length} must be from {special + 1} to the model's max_position_embeddings"
-            f" = {longest}."
-        )
-    for folder in (training_args.output_dir, checkpoint):
-        if folder is not None and training_args.do_train:
-            check_same_model(folder, config, len(tokenizer))
+        config = run_common.with_vocabulary(config, tokenizer, model_args)
+    max_seq_length = run_common.find_max_seq_length(data_args, config, tokenizer)
+    run_common.check_same_model(config, len(tokenizer), training_args, checkpoint)
 
     sequences = {
         split: make_sequences(split, texts[split], tokenizer, max_seq_length, data_args, training_args)
@@ -651,7 +370,7 @@ def main(argv):
         raise BadInput("--do_eval needs text to evaluate on: give --validation_file.")
 
     set_seed(training_args.seed)
-    model = load_model(config, model_args, hub)
+    model = run_common.load_model(AutoModelForMaskedLM, config, model_args, hub)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer))
     # The head over the vocabulary is a large part of a small model's work: only the tokens to predict need it
@@ -663,7 +382,7 @@ def main(argv):
         mlm_probability=data_args.mlm_probability,
         pad_to_multiple_of=max_seq_length if data_args.pad_to_max_length else None,
     )
-    trainer = Trainer(
+    trainer = ScriptTrainer(
         model=model,
         args=training_args,
         train_dataset=sequences.get("train"),
@@ -673,17 +392,11 @@ def main(argv):
         compute_metrics=compute_metrics,
         preprocess_logits_for_metrics=token_losses,
         callbacks=[NewMasksEachEpoch(collator)],
+        usage=("fill-mask", repr(f"The {tokenizer.mask_token} is here.")),
     )
 
     if training_args.do_train:
-        if checkpoint is not None:
-            logger.info(f"Going on from {checkpoint}")
-        result = trainer.train(resume_from_checkpoint=checkpoint)
-        trainer.save_model()
-        trainer.log_metrics("train", result.metrics)
-        trainer.save_metrics("train", result.metrics)
-        trainer.save_state()
-
+        run_common.train(trainer, checkpoint)
     if training_args.do_eval:
         collator.epoch = 0
         metrics = trainer.evaluate()
@@ -693,17 +406,8 @@ def main(argv):
             )
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
-
     if training_args.do_train:
-        card = {"tasks": "fill-mask", "finetuned_from": model_args.model_name_or_path}
-        if data_args.dataset_name is not None:
-            card |= {"dataset": data_args.dataset_name, "dataset_tags": data_args.dataset_name}
-            if data_args.dataset_config_name is not None:
-                card["dataset_args"] = data_args.dataset_config_name
-        if training_args.push_to_hub:
-            trainer.push_to_hub(**card)
-        else:
-            trainer.create_model_card(**card)
+        run_common.write_model_card(trainer, model_args, data_args, "fill-mask")
 
     if trainer.is_world_process_zero() and training_args.do_eval:
         if "eval_unigram_perplexity" in metrics:
@@ -717,65 +421,5 @@ def main(argv):
             print(f"\nThe model is in {training_args.output_dir}")
 
 
-def set_up_logging(training_args):
-    level = training_args.get_process_log_level()
-    transformers.utils.logging.set_verbosity(level)
-    transformers.utils.logging.enable_default_handler()
-    datasets.utils.logging.set_verbosity_warning()
-    logger.setLevel("INFO" if training_args.should_log else "WARNING")
-    if not training_args.should_log:
-        datasets.disable_progress_bars()
-
-
-def load_tokenizer(checkpoint, texts, config, model_args, training_args, hub):
-    """The checkpoint's own tokenizer, the one that is named, or one trained on the training text."""
-    name = model_args.tokenizer_name or model_args.model_name_or_path
-    if name is None and checkpoint is None:
-        if "train" not in texts:
-            raise BadInput("without training text there is no tokenizer to train: give --tokenizer_name.")
-        # Trained by one process and read by all: the text may be long
-        with training_args.main_process_first(desc="training the tokenizer"):
-            if training_args.process_index == 0:
-                logger.info(f"Training a byte-level BPE of {model_args.vocab_size} tokens on the training text")
-                tokenizer = train_tokenizer(texts["train"], model_args.vocab_size, config.max_position_embeddings)
-                # Before anything is written into the folder
-                check_same_model(training_args.output_dir, with_vocabulary(config, tokenizer, model_args), len(tokenizer))
-                tokenizer.save_pretrained(training_args.output_dir)
-                return tokenizer
-        return RobertaTokenizer.from_pretrained(training_args.output_dir)
-    try:
-        return AutoTokenizer.from_pretrained(name or checkpoint, use_fast=model_args.use_fast_tokenizer, **hub)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"--tokenizer_name {name or checkpoint}: {first_line(error)}") from error
-
-
-def with_vocabulary(config, tokenizer, model_args):
-    """The configuration of a model to be trained from scratch, with the tokenizer's vocabulary and special tokens."""
-    named = "vocab_size=" in (model_args.config_overrides or "")
-    if named and config.vocab_size < len(tokenizer):
-        raise BadInput(
-            f"--config_overrides: vocab_size={config.vocab_size} is less than the tokenizer's {len(tokenizer)} tokens."
-        )
-    changes = {"vocab_size": config.vocab_size if named else len(tokenizer)}
-    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        changes[name] = getattr(tokenizer, name)
-    return type(config)(**(config.to_dict() | changes))
-
-
-def load_model(config, model_args, hub):
-    if model_args.model_name_or_path is None:
-        dtype = None if model_args.dtype in (None, "auto") else getattr(torch, model_args.dtype)
-        return AutoModelForMaskedLM.from_config(config, dtype=dtype)
-    try:
-        return AutoModelForMaskedLM.from_pretrained(
-            model_args.model_name_or_path, config=config, dtype=model_args.dtype or "auto", **hub
-        )
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise BadInput(f"--model_name_or_path {model_args.model_name_or_path}: {first_line(error)}") from error
-
-
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except BadInput as error:
-        sys.exit(f"run_mlm.py: error: {error}")
+    run_common.run("run_mlm.py", main)
