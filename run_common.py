@@ -214,13 +214,6 @@ def load_raw_datasets(data_args, model_args, files, types, streaming=False):
         raise BadInput(f"{', '.join(files.values())} cannot be read: {first_line(error.__cause__ or error)}") from error
 
 
-def limit_samples(raw, data_args):
-    for split, limit in (("train", data_args.max_train_samples), ("validation", data_args.max_eval_samples)):
-        if limit is not None and split in raw:
-            raw[split] = raw[split].take(limit)
-    return raw
-
-
 def split_off_validation(train, percentage, seed):
     part = percentage / 100
     if isinstance(train, datasets.Dataset):
@@ -435,12 +428,15 @@ def check_same_model(config, vocab_size, training_args, checkpoint=None):
 
 
 class ScriptTrainer(Trainer):
-    """A Trainer whose model cards tell how to load the model."""
+    """
+    A Trainer whose model cards tell how to load the model.
 
-    def __init__(self, *args, usage, **kwargs):
-        """`usage` is a task of `pipeline`, and an input for it as Python code."""
+    `usage` is a task of `pipeline` and an input for it; `origin` the checkpoint that training started from, or None.
+    """
+
+    def __init__(self, *args, usage, origin, **kwargs):
         super().__init__(*args, **kwargs)
-        self.usage = usage
+        self.usage, self.origin = usage, origin
 
     def create_model_card(self, **kwargs):
         super().create_model_card(**kwargs)
@@ -451,11 +447,14 @@ class ScriptTrainer(Trainer):
         trust = ", trust_remote_code=True" if self.model.config.model_type == "linformer" else ""
         snippet = (
             "## How to use\n\n```python\nfrom transformers import pipeline\n\n"
-            f"model = pipeline({task!r}, model={repository!r}{trust})\nprint(model({example}))\n```\n\n"
+            f'model = pipeline("{task}", model="{repository}"{trust})\nprint(model({json.dumps(example)}))\n```\n\n'
         )
         path = Path(self.args.output_dir) / "README.md"
         card = path.read_text(encoding="utf-8")
-        path.write_text(card.replace("## Model description", f"{snippet}## Model description", 1), encoding="utf-8")
+        card = card.replace("## Model description", f"{snippet}## Model description", 1)
+        if self.origin is not None:  # a folder, which the card cannot link to
+            card = card.replace("was trained from scratch", f"was fine-tuned from {Path(self.origin).name}", 1)
+        path.write_text(card, encoding="utf-8")
 
 
 def train(trainer, checkpoint):

@@ -156,7 +156,10 @@ def load_texts(data_args, model_args, training_args):
     if "validation" not in raw and "train" in raw and (training_args.do_eval or not data_args.streaming):
         percentage = data_args.validation_split_percentage
         raw["train"], raw["validation"] = run_common.split_off_validation(raw["train"], percentage, training_args.seed)
-    return run_common.limit_samples(raw, data_args)
+    for split, limit in (("train", data_args.max_train_samples), ("validation", data_args.max_eval_samples)):
+        if limit is not None and split in raw:
+            raw[split] = raw[split].take(limit)
+    return raw
 
 
 # Tokens
@@ -392,7 +395,8 @@ def main(argv):
         compute_metrics=compute_metrics,
         preprocess_logits_for_metrics=token_losses,
         callbacks=[NewMasksEachEpoch(collator)],
-        usage=("fill-mask", repr(f"The {tokenizer.mask_token} is here.")),
+        usage=("fill-mask", f"The {tokenizer.mask_token} is here."),
+        origin=model_args.model_name_or_path,
     )
 
     if training_args.do_train:

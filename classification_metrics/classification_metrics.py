@@ -1,0 +1,115 @@
+# Copyright 2026 The transformers-linformer authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""
+The metrics of GLUE (Wang et al., 2018, table 1), and of classification and regression in general, as a module of `evaluate` that
+needs no connection:
+
+    metric = evaluate.load("classification_metrics", "mrpc")
+    metric.compute(predictions=[1, 0], references=[1, 1])
+"""
+
+import warnings
+
+import datasets
+import evaluate
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, mean_squared_error
+
+
+def accuracy(predictions, references):
+    return {"accuracy": float(accuracy_score(references, predictions))}
+
+
+def accuracy_and_f1(predictions, references):
+    return accuracy(predictions, references) | {"f1": float(f1_score(references, predictions, zero_division=0.0))}
+
+
+def matthews(predictions, references):
+    return {"matthews_correlation": float(matthews_corrcoef(references, predictions))}
+
+
+def correlations(predictions, references):
+    return {
+        "pearson": float(pearsonr(predictions, references)[0]),
+        "spearmanr": float(spearmanr(predictions, references)[0]),
+    }
+
+
+def single_label(predictions, references):
+    """Accuracy, and the mean of all classes' F1."""
+    f1 = f1_score(references, predictions, average="macro", zero_division=0.0)
+    return accuracy(predictions, references) | {"f1": float(f1)}
+
+
+def multi_label(predictions, references):
+    """Of 0s and 1s, one a class: the part of rows that are right as a whole, and F1 over all cells and as the mean of classes."""
+    f1 = {name: f1_score(references, predictions, average=name, zero_division=0.0) for name in ("micro", "macro")}
+    return accuracy(predictions, references) | {f"f1_{name}": float(value) for name, value in f1.items()}
+
+
+def regression(predictions, references):
+    return {"mse": float(mean_squared_error(references, predictions))} | correlations(predictions, references)
+
+
+METRICS = {
+    "cola": matthews,
+    "sst2": accuracy,
+    "mrpc": accuracy_and_f1,
+    "qqp": accuracy_and_f1,
+    "stsb": correlations,
+    "mnli": accuracy,
+    "qnli": accuracy,
+    "rte": accuracy,
+    "wnli": accuracy,
+    "ax": matthews,
+    "single_label_classification": single_label,
+    "multi_label_classification": multi_label,
+    "regression": regression,
+}
+COMBINED = ("mrpc", "qqp", "stsb")
+
+# What tells the better of two models, and whether more of it is better
+BEST = {
+    "cola": ("matthews_correlation", True),
+    **dict.fromkeys(COMBINED, ("combined_score", True)),
+    "regression": ("mse", False),
+    "multi_label_classification": ("f1_micro", True),
+}
+
+
+def best_metric(config_name):
+    """The metric by which models are compared, and whether more of it is better."""
+    return BEST.get(config_name, ("accuracy", True))
+
+
+class ClassificationMetrics(evaluate.Metric):
+    def _info(self):
+        if self.config_name not in METRICS:
+            raise KeyError(f"There are metrics for {', '.join(METRICS)}, not for {self.config_name!r}.")
+        value = datasets.Value("float64" if self.config_name in ("stsb", "regression") else "int64")
+        if self.config_name == "multi_label_classification":
+            value = datasets.List(value)
+        return evaluate.MetricInfo(
+            description=__doc__,
+            citation="",
+            features=datasets.Features({"predictions": value, "references": value}),
+        )
+
+    def _compute(self, predictions, references):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # constant predictions are no mistake: where a metric is undefined, nan says so
+            metrics = METRICS[self.config_name](predictions, references)
+        if self.config_name in COMBINED:
+            metrics["combined_score"] = sum(metrics.values()) / len(metrics)
+        return metrics
