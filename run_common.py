@@ -333,13 +333,17 @@ def with_vocabulary(config, tokenizer, model_args):
     return type(config)(**(config.to_dict() | changes))
 
 
+def longest_input(config):
+    """In tokens. The positions of RoBERTa and its kin begin behind the padding's index."""
+    begins_behind_padding = "roberta" in config.model_type or config.model_type == "camembert"
+    return config.max_position_embeddings - (config.pad_token_id + 1 if begins_behind_padding else 0)
+
+
 def find_max_seq_length(data_args, config, tokenizer):
     """The longest input in tokens: what is asked for, or else all that the model can take."""
-    longest = getattr(config, "max_position_embeddings", tokenizer.model_max_length)
+    longest = longest_input(config)
     if config.model_type == "linformer":
         tokenizer.model_max_length = longest  # whatever model the tokenizer was made for
-    else:
-        longest = min(longest, tokenizer.model_max_length)  # RoBERTa counts two positions more than it reads
     max_seq_length = data_args.max_seq_length or longest
     special = tokenizer.num_special_tokens_to_add(pair=False)
     if not special < max_seq_length <= longest:
@@ -347,6 +351,11 @@ def find_max_seq_length(data_args, config, tokenizer):
             f"--max_seq_length {max_seq_length} must be from {special + 1} to {longest}, the longest input of the model."
         )
     return max_seq_length
+
+
+def padding(data_args, max_seq_length):
+    """Options of a collator that pads: to `max_seq_length` if that was asked for, or else to the longest of a batch."""
+    return {"padding": "max_length", "max_length": max_seq_length} if data_args.pad_to_max_length else {}
 
 
 def load_model(auto_class, config, model_args, hub, **options):

@@ -500,14 +500,13 @@ def main(argv):
 
     set_seed(training_args.seed)
     model = load_classifier(config, model_args, hub)
-    padding = {"padding": "max_length", "max_length": max_seq_length} if data_args.pad_to_max_length else {}
     trainer = ScriptTrainer(
         model=model,
         args=training_args,
         train_dataset=examples.get("train"),
         eval_dataset=next(iter(evaluated.values()), None),
         processing_class=tokenizer,
-        data_collator=DataCollatorWithPadding(tokenizer, **padding),
+        data_collator=DataCollatorWithPadding(tokenizer, **run_common.padding(data_args, max_seq_length)),
         compute_metrics=make_compute_metrics(metric_name, labels),
         preprocess_logits_for_metrics=lambda logits, _: logits[0] if isinstance(logits, tuple) else logits,
         callbacks=callbacks,

@@ -238,6 +238,17 @@ def make_sequences(split, texts, tokenizer, max_seq_length, data_args, training_
     return sequences
 
 
+def make_all_sequences(texts, tokenizer, max_seq_length, data_args, training_args):
+    """`make_sequences` of the splits that are trained and evaluated on, as a dictionary."""
+    if training_args.do_eval and "validation" not in texts:
+        raise BadInput("--do_eval needs text to evaluate on: give --validation_file.")
+    return {
+        split: make_sequences(split, texts[split], tokenizer, max_seq_length, data_args, training_args)
+        for split, wanted in (("train", training_args.do_train), ("validation", training_args.do_eval))
+        if wanted
+    }
+
+
 class MaskingCollator(DataCollatorForLanguageModeling):
     """
     Masks the tokens to predict, by a generator that is seeded from the seed, the epoch and the sequence's own tokens.
@@ -364,13 +375,7 @@ def main(argv):
     max_seq_length = run_common.find_max_seq_length(data_args, config, tokenizer)
     run_common.check_same_model(config, len(tokenizer), training_args, checkpoint)
 
-    sequences = {
-        split: make_sequences(split, texts[split], tokenizer, max_seq_length, data_args, training_args)
-        for split, wanted in (("train", training_args.do_train), ("validation", training_args.do_eval))
-        if wanted and split in texts
-    }
-    if training_args.do_eval and "validation" not in sequences:
-        raise BadInput("--do_eval needs text to evaluate on: give --validation_file.")
+    sequences = make_all_sequences(texts, tokenizer, max_seq_length, data_args, training_args)
 
     set_seed(training_args.seed)
     model = run_common.load_model(AutoModelForMaskedLM, config, model_args, hub)
