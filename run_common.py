@@ -424,6 +424,7 @@ def check_same_model(config, vocab_size, training_args, checkpoint=None):
         if theirs.get("model_type") == config.model_type:
             theirs = type(config).from_dict(theirs).to_dict()  # the file leaves out what is as in the defaults
         ignored = {"transformers_version", "architectures", "dtype", "auto_map", "_name_or_path"}
+        ignored |= {"pad_token_id", "bos_token_id", "eos_token_id"}  # Trainer takes the tokenizer's
         changed = [name for name in theirs if name not in ignored and theirs[name] != ours.get(name)]
         if changed:
             name = "model_type" if "model_type" in changed else changed[0]

@@ -1,0 +1,195 @@
+"""run_adaptation.py as a user runs it: the student comes closer to its teacher, whatever the batch or the processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from convert_to_linformer import convert_to_linformer
+from datasets import Dataset
+from pydoc_data.topics import topics
+from safetensors.torch import load_file
+from transformers import BertConfig, BertForMaskedLM, BertModel
+
+import run_adaptation
+import run_common
+from modeling_linformer import LinformerForMaskedLM
+from run_common import BadInput
+
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory):
+    """A folder with a teacher, the student that was converted from it, and text."""
+    folder = tmp_path_factory.mktemp("pair")
+    text = [topics[name] for name in sorted(topics)[:12]]
+    (folder / "text.txt").write_text("\n".join(text), encoding="utf-8")
+    tokenizer = run_common.train_tokenizer(Dataset.from_dict({"text": text}), 300, 32)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.5,  # attention that is not nearly uniform, so that there is something to lose
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    teacher = BertForMaskedLM(config)
+    student = convert_to_linformer(teacher, projected_dim=4)
+    for model, name in ((teacher, "teacher"), (student, "student")):
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return folder
+
+
+def arguments(pair, output_dir, *more):
+    return [
+        f"--teacher_name_or_path={pair / 'teacher'}",
+        f"--model_name_or_path={pair / 'student'}",
+        f"--train_file={pair / 'text.txt'}",
+        f"--output_dir={output_dir}",
+        "--do_train",
+        "--do_eval",
+        "--per_device_train_batch_size=4",
+        "--learning_rate=3e-3",
+        "--max_steps=40",
+        "--save_steps=10",
+        "--logging_steps=1",
+        "--report_to=none",
+        "--use_cpu",
+        "--disable_tqdm=True",
+        *map(str, more),
+    ]
+
+
+def environment(tmp_path):
+    return os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def read(folder, name):
+    return json.loads((folder / name).read_text())
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.fixture(scope="session")
+def finished_run(pair, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "out"
+    run_adaptation.main(arguments(pair, folder, "--eval_strategy=steps", "--eval_steps=20", "--eval_on_start"))
+    return folder
+
+
+def test_the_student_comes_closer_as_it_goes(finished_run):
+    history = [entry for entry in read(finished_run, "trainer_state.json")["log_history"] if "eval_loss" in entry]
+    for name, better in (("eval_loss", np.less), ("eval_token_cosine", np.greater), ("eval_document_cosine", np.greater)):
+        values = [entry[name] for entry in history[:3]]
+        assert better(values[1], values[0]) and better(values[2], values[1]), (name, values)
+
+
+def test_the_head_stays_as_it_was(pair, finished_run):
+    before, after = weights(pair / "student"), weights(finished_run)
+    assert before.keys() == after.keys()
+    for name in before:
+        assert torch.equal(before[name], after[name]) == name.startswith("lm_head"), name
+    assert type(LinformerForMaskedLM.from_pretrained(finished_run)) is LinformerForMaskedLM
+
+
+def test_loss_and_closeness_are_as_defined(pair):
+    """Of a batch with padding, against loops over its documents and layers; the head does not count."""
+    teacher = BertModel.from_pretrained(pair / "teacher").eval()
+    student = LinformerForMaskedLM.from_pretrained(pair / "student").eval()
+    generator = torch.Generator().manual_seed(0)
+    lengths = [20, 7]
+    rows = [torch.randint(5, 200, (length,), generator=generator) for length in lengths]
+    inputs = {
+        "input_ids": torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=1),
+        "attention_mask": torch.tensor([[1] * length + [0] * (20 - length) for length in lengths]),
+    }
+    trainer = run_adaptation.AdaptationTrainer(model=student, teacher=teacher, usage=None, origin=None)
+    with torch.no_grad():
+        loss, (ours, theirs) = trainer.compute_loss(student, inputs, return_outputs=True)
+        measures = run_adaptation.closeness(ours[-1], theirs[-1], inputs["attention_mask"])
+        squares, count = [0.0] * 2, 0
+        for index, row in enumerate(rows):
+            target = teacher(row[None], output_hidden_states=True).hidden_states
+            output = student.linformer(row[None], output_hidden_states=True).hidden_states
+            for layer in (1, 2):
+                squares[layer - 1] += float(((target[layer] - output[layer]) ** 2).sum())
+            count += target[1].numel()
+            by_token = torch.cosine_similarity(output[2], target[2], dim=-1).mean()
+            by_document = torch.cosine_similarity(output[2].mean(1), target[2].mean(1), dim=-1)[0]
+            torch.testing.assert_close(measures[index], torch.stack([by_token, by_document]), atol=1e-5, rtol=0)
+    assert float(loss) == pytest.approx(sum(squares) / count / 2, rel=1e-5)
+
+
+def test_killed_at_any_step_the_final_weights_are_the_same(pair, finished_run, tmp_path):
+    command = [sys.executable, str(ROOT / "run_adaptation.py"), *arguments(pair, tmp_path / "out")]
+    process = subprocess.Popen(command, env=environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "out" / "checkpoint-20").exists():
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "out" / "checkpoint-40").exists()
+    result = subprocess.run(command, capture_output=True, text=True, env=environment(tmp_path), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "Going on from" in result.stderr
+    ours, theirs = weights(tmp_path / "out"), weights(finished_run)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_two_processes_train_as_one(pair, finished_run, tmp_path):
+    launcher = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1")
+    launcher += ("--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0")
+    argv = arguments(pair, tmp_path / "out", "--per_device_train_batch_size=2")
+    command = [sys.executable, *launcher, str(ROOT / "run_adaptation.py"), *argv]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment(tmp_path), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "out" / "checkpoint-40" / "rng_state_1.pth").is_file(), "there was no second process"
+    one, two = weights(finished_run), weights(tmp_path / "out")
+    for name in one:
+        # The same bias on all keys changes no softmax, so its gradient is rounding alone, which Adam scales up
+        if not name.endswith("key.bias"):
+            torch.testing.assert_close(two[name], one[name], atol=1e-4, rtol=0, msg=name)
+    metrics = [read(folder, "eval_results.json") for folder in (finished_run, tmp_path / "out")]
+    assert metrics[0]["eval_token_cosine"] == pytest.approx(metrics[1]["eval_token_cosine"], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--teacher_name_or_path=/no/such/folder",), "--teacher_name_or_path /no/such/folder: "),
+        (("--teacher_name_or_path=other",), "is not what the Linformer was converted from: its hidden_size is 32, not 16"),
+        (("--model_name_or_path=teacher",), "holds a BertForMaskedLM, not a Linformer"),
+        (("--max_seq_length=33",), "--max_seq_length 33 must be from 3 to 32"),
+    ],
+)
+def test_bad_input_is_one_clear_line(more, message, pair, tmp_path):
+    BertModel(BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=2)).save_pretrained(tmp_path / "other")
+    more = [option.replace("=other", f"={tmp_path}/other").replace("=teacher", f"={pair}/teacher") for option in more]
+    with pytest.raises(BadInput, match=message) as raised:
+        run_adaptation.main(arguments(pair, tmp_path / "out", *more))
+    assert "\n" not in str(raised.value)
+
+
+def test_longer_than_the_teacher_reads(pair, tmp_path):
+    convert_to_linformer(str(pair / "teacher"), projected_dim=4, max_position_embeddings=64).save_pretrained(tmp_path / "long")
+    run_common.AutoTokenizer.from_pretrained(pair / "teacher").save_pretrained(tmp_path / "long")
+    options = (f"--model_name_or_path={tmp_path / 'long'}", "--max_steps=1")
+    run_adaptation.main(arguments(pair, tmp_path / "out", *options))  # by default as long as the teacher reads
+    with pytest.raises(BadInput, match="--max_seq_length 64 is more than the 32 tokens that the teacher reads"):
+        run_adaptation.main(arguments(pair, tmp_path / "out2", *options, "--max_seq_length=64"))
