@@ -2,14 +2,12 @@
 
 import ast
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
 import transformers
+from processes import run_without_packages
 
 import modeling_linformer
 from configuration_linformer import LinformerConfig
@@ -18,32 +16,9 @@ from configuration_linformer import LinformerConfig
 HEADS = sorted(name for name in modeling_linformer.__all__ if name != "LinformerPreTrainedModel")
 CODE = {"configuration_linformer.py", "modeling_linformer.py"}
 
-# Runs where neither package can be imported, whatever is installed. The folder's own copy stays free: it is
-# `transformers_modules.<folder>.modeling_linformer`.
-WITHOUT_PACKAGES = """
-import importlib, json, pathlib, sys
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("configuration_linformer", "modeling_linformer"):
-            raise ModuleNotFoundError(f"{name} is blocked", name=name)
-
-sys.meta_path.insert(0, Blocker())
-for package in ("configuration_linformer", "modeling_linformer"):
-    try:
-        importlib.import_module(package)
-    except ModuleNotFoundError:
-        continue
-    sys.exit(f"{package} can be imported")
-
-import torch, transformers
-"""
-
 # Each folder in argv[1] is named after the head that saved it. Every Auto class loads it; the head that saved it
 # computes its outputs again and saves itself under argv[2].
-LOAD_ALL = (
-    WITHOUT_PACKAGES
-    + """
+LOAD_ALL = """
 saved, resaved = map(pathlib.Path, sys.argv[1:])
 loaded = {}
 for folder in sorted(path for path in saved.iterdir() if path.is_dir()):
@@ -72,12 +47,9 @@ for folder in sorted(path for path in saved.iterdir() if path.is_dir()):
         assert all(torch.equal(encoder[name], encoders[0][name]) for name in encoders[0])
 print(json.dumps(loaded))
 """
-)
 
 # Tries each folder in argv, and prints the errors. The first should load, or the others would prove nothing.
-LOAD_ONE = (
-    WITHOUT_PACKAGES
-    + """
+LOAD_ONE = """
 errors = []
 for folder, trust in json.loads(sys.argv[1]):
     try:
@@ -87,7 +59,6 @@ for folder, trust in json.loads(sys.argv[1]):
         errors.append(f"{type(error).__name__}: {error}")
 print(json.dumps(errors))
 """
-)
 
 
 def save(model_class, folder):
@@ -104,25 +75,6 @@ def save(model_class, folder):
     model = getattr(modeling_linformer, model_class)(config).eval()
     model.save_pretrained(folder)
     return model
-
-
-def run_without_packages(script, tmp_path, *arguments):
-    """The JSON that the script prints, run in a fresh process, in an empty folder, with an empty cache, offline."""
-    folder = tmp_path / f"process{len(list(tmp_path.glob('process*')))}"
-    (folder / "empty").mkdir(parents=True)
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "cache")}
-    for name in ("PYTHONPATH", "HF_MODULES_CACHE", "HF_HUB_CACHE", "TRANSFORMERS_CACHE"):
-        environment.pop(name, None)
-    process = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)],
-        cwd=folder / "empty",
-        env=environment,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-    )
-    assert process.returncode == 0, process.stderr
-    return json.loads(process.stdout.splitlines()[-1])
 
 
 def test_every_auto_class_loads_what_any_head_saved(tmp_path):
