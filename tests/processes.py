@@ -10,8 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
-# After this neither package can be imported, whatever is installed. The copies that come with a checkpoint stay free: they
-# are `transformers_modules.<folder>.modeling_linformer`.
+# After this neither package can be imported, whatever is installed. The copies that come with a checkpoint stay free:
+# they are `transformers_modules.<folder>.modeling_linformer`.
 WITHOUT_PACKAGES = """
 import importlib, json, pathlib, sys
 
