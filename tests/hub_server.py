@@ -3,7 +3,8 @@ A Hub on loopback: what huggingface_hub 2.4 asks of huggingface.co to create, pu
 
     with HubServer() as hub:
         subprocess.run([...], env=hub.environment(cache_folder))
-        hub.files("user/name")["config.json"], hub.requests
+        hub.files("user/name")["config.json"]  # its content
+        hub.requests  # [Request(method="POST", path="/api/repos/create", status=200), ...]
 
 Everything is kept in memory. Each commit keeps its own snapshot, so branches and commit hashes are real revisions.
 What it cannot answer is a 501, never a guess.
@@ -63,7 +64,7 @@ class HubServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.repositories, self.uploads = {}, {}
-        self.requests = []  # each `Request` answered, in order
+        self.requests = []
         self.lock = threading.Lock()
 
     def __enter__(self):
@@ -75,7 +76,7 @@ class HubServer(ThreadingHTTPServer):
         self.server_close()
 
     def environment(self, home):
-        """The environment of a process that knows this Hub and no other, and keeps its downloads in the folder `home`."""
+        """The environment of a process that knows this Hub alone, and keeps its downloads in the folder `home`."""
         ours = {"HF_ENDPOINT": self.url, "HF_TOKEN": self.token, "HF_HOME": str(home)}
         ours |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
         theirs = ("HF_", "HUGGING", "TRANSFORMERS_")  # caches, tokens, offline modes
@@ -124,8 +125,7 @@ class Handler(BaseHTTPRequestHandler):
                 answer, headers = answer
         except Refused as refused:
             status, code, message = refused.args
-            answer = {"error": message}
-            headers = {"X-Error-Message": " ".join(message.split())} | ({"X-Error-Code": code} if code else {})
+            answer, headers = {"errors": [{"message": message}]}, {"X-Error-Code": code} if code else {}
         body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         self.server.requests.append(Request(self.command, path, status))
         self.send_response(status)
