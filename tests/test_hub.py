@@ -43,7 +43,8 @@ from run_mlm import train_tokenizer
 
 folder, tiny, pipelines = pathlib.Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
 tokenizer = train_tokenizer(Dataset.from_dict({"text": [topics["assert"]]}), 300, 32)
-config = LinformerConfig(vocab_size=len(tokenizer), **tiny)
+# Weights large enough that every one of them shows in the scores
+config = LinformerConfig(vocab_size=len(tokenizer), initializer_range=0.5, **tiny)
 inputs = dict(tokenizer(["Assert statements are", "a convenient way to insert"], padding=True, return_tensors="pt"))
 
 def make(seed, head="LinformerForMaskedLM"):

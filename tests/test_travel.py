@@ -18,10 +18,10 @@ from configuration_linformer import LinformerConfig
 HEADS = sorted(name for name in modeling_linformer.__all__ if name != "LinformerPreTrainedModel")
 CODE = {"configuration_linformer.py", "modeling_linformer.py"}
 
-# What the code of a checkpoint may take from outside itself. A list of what is allowed, not of what is forbidden, since
-# torch, transformers and the builtins have more ways to files, connections and processes than anybody can list: torch.load,
-# torch.hub, torch.ops.load_library, transformers.utils.cached_file ... A new name belongs here once it is known to compute
-# and nothing else.
+# What the code of a checkpoint may take from outside itself. A list of what is allowed, not of what is forbidden: torch,
+# transformers and the builtins have more ways to files, connections and processes than anybody can list (torch.load and
+# torch.hub, torch.ops.load_library, transformers.utils.cached_file, ...). A new name belongs here once it is known to
+# compute and nothing else.
 ALLOWED = re.compile(
     r"""
     __all__ | ValueError | bool | dict | float | getattr | int | isinstance | len | list | min | property | range | set
