@@ -1,0 +1,252 @@
+"""A model goes to the Hub and comes back where neither package is installed, by the public calls alone."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from hub_server import Repository
+from processes import ROOT, run_python, run_without_packages
+from pydoc_data.topics import topics
+
+
+CODE = {f"{name}.py": ROOT / name / f"{name}.py" for name in ("configuration_linformer", "modeling_linformer")}
+TINY = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 32,
+    "projected_dim": 8,
+}
+# There is no pipeline for question answering any more: transformers 5 lists it among its REMOVED_TASKS.
+PIPELINES = {
+    "fill-mask": "LinformerForMaskedLM",
+    "text-classification": "LinformerForSequenceClassification",
+    "token-classification": "LinformerForTokenClassification",
+    "feature-extraction": "LinformerModel",
+}
+
+# Pushes a masked-LM model and a tokenizer, a second model to a branch, and a third one over the first; one that Trainer
+# trained for a step; and one for each pipeline. Keeps under argv[1] what should come back.
+PUSH = """
+import json, pathlib, sys
+import torch
+from datasets import Dataset
+from pydoc_data.topics import topics
+from transformers import Trainer, TrainingArguments, pipeline
+
+import modeling_linformer
+from configuration_linformer import LinformerConfig
+from run_mlm import train_tokenizer
+
+folder, tiny, pipelines = pathlib.Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
+tokenizer = train_tokenizer(Dataset.from_dict({"text": [topics["assert"]]}), 300, 32)
+# Weights large enough that every one of them shows in the scores
+config = LinformerConfig(vocab_size=len(tokenizer), initializer_range=0.5, **tiny)
+inputs = dict(tokenizer(["Assert statements are", "a convenient way to insert"], padding=True, return_tensors="pt"))
+
+def make(seed, head="LinformerForMaskedLM"):
+    torch.manual_seed(seed)
+    return getattr(modeling_linformer, head)(config).eval()
+
+def keep(name, model):
+    with torch.no_grad():
+        logits = model.eval()(**inputs).logits
+    torch.save({"weights": model.state_dict(), "inputs": inputs, "logits": logits}, folder / f"{name}.pt")
+
+old, branch, new = make(0), make(1), make(2)
+printed = {"old": old.push_to_hub("user/linformer").oid, "pipelines": {}}
+keep("old", old)
+tokenizer.push_to_hub("user/linformer")
+branch.push_to_hub("user/linformer", revision="branch")
+keep("branch", branch)
+new.push_to_hub("user/linformer")
+keep("new", new)
+try:
+    new.push_to_hub("user/refused", token="hf_wrong")
+except Exception as error:
+    printed["wrong token"] = str(error)
+
+arguments = TrainingArguments(
+    str(folder / "out"), max_steps=1, push_to_hub=True, hub_model_id="user/trained", report_to="none", use_cpu=True
+)
+example = {"input_ids": inputs["input_ids"][1], "labels": inputs["input_ids"][1]}
+trainer = Trainer(make(3), arguments, train_dataset=[example], processing_class=tokenizer)
+trainer.train()
+trainer.push_to_hub()
+keep("trained", trainer.model)
+
+for task, head in pipelines.items():
+    model = make(4, head)
+    model.push_to_hub(f"user/{task}")
+    tokenizer.push_to_hub(f"user/{task}")
+    printed["pipelines"][task] = pipeline(task, model, tokenizer=tokenizer)("Assert <mask> are convenient.")
+print(json.dumps(printed, default=float))  # some scores are of numpy
+"""
+
+# Pulls each revision in argv[2], and pushes the last one under another name; then tries to pull what cannot be loaded.
+PULL = """
+from huggingface_hub import HfApi
+from transformers import AutoModelForMaskedLM
+
+folder, revisions = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
+for name, (repository, revision) in revisions.items():
+    model = AutoModelForMaskedLM.from_pretrained(repository, revision=revision, trust_remote_code=True).eval()
+    assert type(model).__module__.startswith("transformers_modules.user."), type(model)
+    with torch.no_grad():
+        logits = model(**torch.load(folder / f"{name}.pt")["inputs"]).logits
+    torch.save({"weights": model.state_dict(), "logits": logits}, folder / f"{name}.pulled.pt")
+model.push_to_hub("user/again")
+
+printed = {"user": HfApi().whoami()["name"]}
+branches = HfApi().list_repo_refs("user/linformer").branches
+printed["branches"] = {branch.name: branch.target_commit for branch in branches}
+for name in ("untrusted", "without_configuration", "without_modeling", "truncated"):
+    try:
+        AutoModelForMaskedLM.from_pretrained(f"user/{name}", trust_remote_code=name != "untrusted")
+        printed[name] = None
+    except Exception as error:
+        printed[name] = f"{type(error).__name__}: {error}"
+print(json.dumps(printed))
+"""
+
+# Pulls what the puller pushed, and runs the pipeline of each repository in argv[2].
+PULL_AGAIN = """
+folder, tasks = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
+model = transformers.AutoModelForMaskedLM.from_pretrained("user/again", trust_remote_code=True)
+torch.save(model.state_dict(), folder / "again.pt")
+printed = {}
+for name, task in tasks.items():
+    run = transformers.pipeline(task, f"user/{name}", trust_remote_code=True)
+    assert type(run.model).__module__.startswith("transformers_modules.user."), type(run.model)
+    printed[name] = run("Assert <mask> are convenient.")
+print(json.dumps(printed, default=float))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("hub")
+
+
+@pytest.fixture(scope="module")
+def pushed(hub, folder):
+    printed = run_python(PUSH, folder, folder, json.dumps(TINY), json.dumps(PIPELINES), environment=hub.environment)
+    whole = hub.files("user/trained")
+    weights = whole["model.safetensors"]
+    damages = {
+        "untrusted": {},
+        "without_configuration": {"configuration_linformer.py": None},
+        "without_modeling": {"modeling_linformer.py": None},
+        "truncated": {"model.safetensors": weights[: len(weights) // 2]},
+    }
+    for name, changes in damages.items():
+        hub.repositories[f"user/{name}"] = Repository()
+        hub.repositories[f"user/{name}"].commit(whole | changes)
+    return printed
+
+
+@pytest.fixture(scope="module")
+def pulled(hub, folder, pushed):
+    """What the puller printed, and what it asked of the Hub."""
+    before = len(hub.requests)
+    revisions = {"new": ("user/linformer", None), "old": ("user/linformer", pushed["old"])}
+    revisions |= {"branch": ("user/linformer", "branch"), "trained": ("user/trained", None)}
+    printed = run_without_packages(PULL, folder, folder, json.dumps(revisions), environment=hub.environment)
+    return printed, hub.requests[before:]
+
+
+@pytest.fixture(scope="module")
+def pretrained(hub, folder):
+    """Pushes a model by `run_mlm.py`, as a user does."""
+    (folder / "text.txt").write_text(topics["assert"] * 3)
+    overrides = ",".join(f"{name}={value}" for name, value in TINY.items())
+    arguments = [f"--train_file={folder / 'text.txt'}", f"--output_dir={folder / 'pretrained'}"]
+    arguments += [f"--config_overrides={overrides}", "--vocab_size=300", "--do_train", "--do_eval", "--max_steps=2"]
+    arguments += ["--save_steps=1", "--report_to=none", "--use_cpu", "--push_to_hub", "--hub_model_id=user/pretrained"]
+    command = [sys.executable, str(ROOT / "run_mlm.py"), *arguments]
+    result = subprocess.run(command, env=hub.environment(folder / "cache"), cwd=folder, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.fixture(scope="module")
+def pulled_again(hub, folder, pulled, pretrained):
+    tasks = {name: name for name in PIPELINES} | {"pretrained": "fill-mask"}
+    return run_without_packages(PULL_AGAIN, folder, folder, json.dumps(tasks), environment=hub.environment)
+
+
+@pytest.mark.parametrize("name", ["new", "old", "branch", "trained"])
+def test_weights_and_logits_come_back(folder, pulled, name):
+    wanted, got = torch.load(folder / f"{name}.pt"), torch.load(folder / f"{name}.pulled.pt")
+    assert_equal_weights(got["weights"], wanted["weights"])
+    torch.testing.assert_close(got["logits"], wanted["logits"], atol=1e-6, rtol=0)
+
+
+def test_a_commit_and_a_branch_keep_their_own_weights(hub, folder, pushed, pulled):
+    names = ("new", "old", "branch")
+    first = [torch.load(folder / f"{name}.pulled.pt")["weights"]["lm_head.dense.weight"].sum().item() for name in names]
+    assert len(set(first)) == 3, "the three models are one, so the other tests prove nothing"
+    printed, _ = pulled
+    assert printed["user"] == "user" and set(printed["branches"]) == {"main", "branch"}
+    assert pushed["old"] not in printed["branches"].values()
+
+
+def test_the_code_is_pulled_from_the_repository(hub, pulled):
+    _, requests = pulled
+    for name, source in CODE.items():
+        fetched = [request for request in requests if request.method == "GET" and request.path.endswith(f"/{name}")]
+        assert any(request.path.startswith("/user/linformer/") for request in fetched if request.status == 200), name
+        for repository in ("user/linformer", "user/trained", "user/again", *(f"user/{task}" for task in PIPELINES)):
+            assert hub.files(repository)[name] == source.read_bytes(), f"{name} of {repository}"
+
+
+def test_the_puller_can_push(folder, pulled_again):
+    assert_equal_weights(torch.load(folder / "again.pt"), torch.load(folder / "trained.pt")["weights"])
+
+
+def assert_equal_weights(got, wanted):
+    assert got.keys() == wanted.keys()
+    assert all(torch.equal(got[name], wanted[name]) for name in wanted)
+
+
+def test_a_wrong_token(hub, pushed):
+    assert "401 Unauthorized" in pushed["wrong token"]
+    assert "Invalid username or password" in pushed["wrong token"]
+    assert "user/refused" not in hub.repositories
+
+
+@pytest.mark.parametrize(
+    ("name", "messages"),
+    [
+        ("untrusted", ["user/untrusted contains custom code", "Please pass the argument `trust_remote_code=True`"]),
+        ("without_configuration", ["user/without_configuration does not", "a file named configuration_linformer.py"]),
+        ("without_modeling", ["user/without_modeling does not", "a file named modeling_linformer.py"]),
+        # safetensors' own words; the file is not named
+        ("truncated", ["SafetensorError", "incomplete metadata, file not fully covered"]),
+    ],
+)
+def test_what_cannot_be_loaded_is_explained(pulled, name, messages):
+    printed, _ = pulled
+    assert printed[name] is not None, "it was loaded"
+    for message in messages:
+        assert message in printed[name]
+
+
+@pytest.mark.parametrize("task", PIPELINES)
+def test_a_pipeline_gives_the_same_after_the_journey(pushed, pulled_again, task):
+    def close(number):
+        return pytest.approx(float(number), abs=1e-6)
+
+    wanted = json.loads(json.dumps(pushed["pipelines"][task]), parse_float=close)
+    assert pulled_again[task] == wanted and wanted
+
+
+def test_run_mlm_pushes_what_others_can_load(hub, pulled_again):
+    files = hub.files("user/pretrained")
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md", *CODE} <= set(files)
+    pickled = {path for path, content in files.items() if content.startswith((b"PK", b"\x80"))}
+    assert pickled == {"training_args.bin"}
+    assert {path for path in files if not path.endswith((".json", ".md", ".py", ".safetensors"))} == pickled
+    assert len(pulled_again["pretrained"]) == 5
