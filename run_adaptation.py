@@ -164,8 +164,10 @@ def main(argv):
         processing_class=tokenizer,
         data_collator=DataCollatorWithPadding(tokenizer, **run_common.padding(data_args, max_seq_length)),
         compute_metrics=compute_metrics,
-        usage=("feature-extraction", "This is a sentence."),
-        origin=model_args.model_name_or_path,
+        task="feature-extraction",
+        example="This is a sentence.",
+        model_args=model_args,
+        data_args=data_args,
     )
     if training_args.do_train:
         run_common.train(trainer, checkpoint)
@@ -174,7 +176,7 @@ def main(argv):
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
     if training_args.do_train:
-        run_common.write_model_card(trainer, model_args, data_args, "feature-extraction")
+        run_common.write_model_card(trainer)
 
 
 if __name__ == "__main__":

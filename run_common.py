@@ -28,7 +28,8 @@ import safetensors
 import torch
 import transformers
 from datasets import load_dataset
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from tokenizers import ByteLevelBPETokenizer
 from transformers import (
     CONFIG_MAPPING,
@@ -439,32 +440,92 @@ def check_same_model(config, vocab_size, training_args, checkpoint=None):
 
 class ScriptTrainer(Trainer):
     """
-    A Trainer whose model cards tell how to load the model.
+    A Trainer that writes model cards of its own, which tell where the model comes from, how good it is, and how to load it.
 
-    `usage` is a task of `pipeline` and an input for it; `origin` the checkpoint that training started from, or None.
+    `task` is what `pipeline` calls it, and `example` an input for it.
     """
 
-    def __init__(self, *args, usage, origin, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.usage, self.origin = usage, origin
+    def __init__(self, *args, task, example, model_args, data_args, **kwargs):
+        try:
+            super().__init__(*args, **kwargs)
+        except HfHubHTTPError as error:
+            raise BadInput(f"--push_to_hub: {first_line(error)} Log in with `hf auth login`, or give --hub_token.") from error
+        self.task, self.example = task, example
+        self.origin, self.data_args = model_args.model_name_or_path, data_args
 
-    def create_model_card(self, **kwargs):
-        super().create_model_card(**kwargs)
+    def create_model_card(self, **ignored):
+        # Trainer's own calls a model that began as a local checkpoint trained from scratch, and has no snippet
         if not self.is_world_process_zero():
             return
-        task, example = self.usage
-        repository = self.hub_model_id if self.args.push_to_hub else self.args.output_dir
-        trust = ", trust_remote_code=True" if self.model.config.model_type == "linformer" else ""
-        snippet = (
-            "## How to use\n\n```python\nfrom transformers import pipeline\n\n"
-            f'model = pipeline("{task}", model="{repository}"{trust})\nprint(model({json.dumps(example)}))\n```\n\n'
-        )
-        path = Path(self.args.output_dir) / "README.md"
-        card = path.read_text(encoding="utf-8")
-        card = card.replace("## Model description", f"{snippet}## Model description", 1)
-        if self.origin is not None:  # a folder, which the card cannot link to
-            card = card.replace("was trained from scratch", f"was fine-tuned from {Path(self.origin).name}", 1)
-        path.write_text(card, encoding="utf-8")
+        repository = self.hub_model_id or self.args.output_dir
+        is_linformer = self.model.config.model_type == "linformer"
+        metadata = ModelCardData(library_name="transformers", pipeline_tag=self.task, model_name=Path(repository).name)
+        if is_linformer:
+            metadata.tags = ["linformer"]
+        origin = "trained from scratch"
+        if self.origin is not None:
+            origin = f"trained from `{Path(self.origin).name if os.path.exists(self.origin) else self.origin}`"
+            metadata.base_model = None if os.path.exists(self.origin) else self.origin
+
+        dataset, config = self.data_args.dataset_name, self.data_args.dataset_config_name
+        if getattr(self.data_args, "task_name", None) is not None:
+            dataset = "nyu-mll/glue"  # a local copy of it too
+        files = [self.data_args.train_file, self.data_args.validation_file]
+        data = " and ".join(Path(file).name for file in files if file is not None) or "the documentation of Python"
+        results = {}
+        for entry in self.state.log_history:
+            results |= {name.removeprefix("eval_"): value for name, value in entry.items() if name.startswith("eval_")}
+        results = {name: value for name, value in results.items() if "runtime" not in name and "_per_second" not in name}
+        if dataset is not None:
+            data = f"{Path(dataset).name if os.path.exists(dataset) else dataset}{f' ({config})' if config else ''}"
+            if not os.path.exists(dataset):
+                metadata.datasets = [dataset]
+                metadata.eval_results = [
+                    EvalResult(self.task, dataset, data, name, value, dataset_config=config)
+                    for name, value in results.items()
+                ]
+        metadata.metrics = [name for name in results if name != "loss"]
+
+        trust = ", trust_remote_code=True" if is_linformer else ""
+        settings = {
+            "learning rate": self.args.learning_rate,
+            "schedule": f"{self.args.lr_scheduler_type.value}, {self.args.get_warmup_steps(self.state.max_steps)} warm-up steps",
+            "batch size": self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
+            "steps": self.state.global_step,
+            "epochs": round(self.state.epoch or 0, 2),
+            "seed": self.args.seed,
+        }
+        card = f"""---
+{metadata.to_yaml()}
+---
+
+# {Path(repository).name}
+
+A {type(self.model).__name__}, {origin} on {data}.
+
+```python
+from transformers import pipeline
+
+model = pipeline("{self.task}", model={json.dumps(repository)}{trust})
+print(model({json.dumps(self.example)}))
+```
+
+## On the evaluation data
+
+{markdown_table("measure", "value", results) if results else "Not evaluated."}
+
+## Training
+
+{markdown_table("setting", "value", settings)}
+
+Transformers {transformers.__version__}, torch {torch.__version__}.
+"""
+        (Path(self.args.output_dir) / "README.md").write_text(card, encoding="utf-8")
+
+
+def markdown_table(first, second, rows):
+    lines = [f"| {name} | {f'{value:.4g}' if isinstance(value, float) else value} |" for name, value in rows.items()]
+    return "\n".join([f"| {first} | {second} |", "|---|---|", *lines])
 
 
 def train(trainer, checkpoint):
@@ -478,20 +539,9 @@ def train(trainer, checkpoint):
     trainer.save_state()
 
 
-def write_model_card(trainer, model_args, data_args, task, **card):
+def write_model_card(trainer):
     """Writes the model card, and pushes everything to the Hub where that was asked for."""
-
-    def on_hub(name):
-        return name is not None and not os.path.exists(name)
-
-    card = {"tasks": task, **card}
-    if on_hub(model_args.model_name_or_path):
-        card["finetuned_from"] = model_args.model_name_or_path
-    if on_hub(data_args.dataset_name):
-        card |= {"dataset": data_args.dataset_name, "dataset_tags": data_args.dataset_name} | card
-        if data_args.dataset_config_name is not None:
-            card.setdefault("dataset_args", data_args.dataset_config_name)
     if trainer.args.push_to_hub:
-        trainer.push_to_hub(**card)
+        trainer.push_to_hub()
     else:
-        trainer.create_model_card(**card)
+        trainer.create_model_card()

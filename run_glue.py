@@ -510,8 +510,10 @@ def main(argv):
         compute_metrics=make_compute_metrics(metric_name, labels),
         preprocess_logits_for_metrics=lambda logits, _: logits[0] if isinstance(logits, tuple) else logits,
         callbacks=callbacks,
-        usage=("text-classification", usage_example(columns)),
-        origin=model_args.model_name_or_path,
+        task="text-classification",
+        example=usage_example(columns),
+        model_args=model_args,
+        data_args=data_args,
     )
 
     if training_args.do_train:
@@ -526,11 +528,7 @@ def main(argv):
         if split in examples:
             predict(trainer, split, prefix, examples[split], data_args, labels)
     if training_args.do_train:
-        card = {}
-        if data_args.task_name is not None:
-            card = {"language": "en", "dataset": f"GLUE {data_args.task_name.upper()}", "dataset_tags": "nyu-mll/glue"}
-            card["dataset_args"] = data_args.task_name
-        run_common.write_model_card(trainer, model_args, data_args, "text-classification", **card)
+        run_common.write_model_card(trainer)
 
 
 def usage_example(columns):

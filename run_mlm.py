@@ -400,8 +400,10 @@ def main(argv):
         compute_metrics=compute_metrics,
         preprocess_logits_for_metrics=token_losses,
         callbacks=[NewMasksEachEpoch(collator)],
-        usage=("fill-mask", f"The {tokenizer.mask_token} is here."),
-        origin=model_args.model_name_or_path,
+        task="fill-mask",
+        example=f"The {tokenizer.mask_token} is here.",
+        model_args=model_args,
+        data_args=data_args,
     )
 
     if training_args.do_train:
@@ -416,7 +418,7 @@ def main(argv):
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
     if training_args.do_train:
-        run_common.write_model_card(trainer, model_args, data_args, "fill-mask")
+        run_common.write_model_card(trainer)
 
     if trainer.is_world_process_zero() and training_args.do_eval:
         if "eval_unigram_perplexity" in metrics:

@@ -56,6 +56,11 @@ class LinformerConfig(PreTrainedConfig):
     sparse_prediction (`bool`, *optional*, defaults to `False`):
         Whether `LinformerForMaskedLM`, given labels, scores the vocabulary at the tokens to predict alone. The loss is the
         same, for about a seventh of the head's time and memory.
+    inference_chunk_size (`int`, *optional*, defaults to 512):
+        Without gradients, an input of at least four times as many tokens goes through each layer in blocks of so many
+        rows, which take turns in the same memory: above the weights, little more is live than one `(n, hidden_size)`
+        tensor. The outputs are the same. Layers overwrite their input then, so that a forward hook has to copy what it
+        keeps. 0 for never; it has no effect where `output_attentions` is asked for, or under `torch.compile`.
     classifier_dropout (`float`, *optional*):
         The dropout of the classification heads; `hidden_dropout_prob` where it is `None`.
     is_decoder (`bool`, *optional*, defaults to `False`):
@@ -101,6 +106,7 @@ class LinformerConfig(PreTrainedConfig):
     bos_token_id: int | None = 0
     eos_token_id: int | list[int] | None = 2
     sparse_prediction: bool = False
+    inference_chunk_size: int = 512
     classifier_dropout: float | int | None = None
     is_decoder: bool = False
     add_cross_attention: bool = False

@@ -70,11 +70,10 @@ class LinformerEmbeddings(nn.Module):
     ) -> torch.Tensor:
         if inputs_embeds is None:
             inputs_embeds = self.word_embeddings(input_ids)
-        batch_size, seq_length = inputs_embeds.shape[:2]
         if position_ids is None:
-            position_ids = torch.arange(seq_length, device=inputs_embeds.device).unsqueeze(0)
+            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device).unsqueeze(0)
         if token_type_ids is None:
-            token_type_ids = position_ids.new_zeros(1, seq_length)
+            token_type_ids = torch.zeros_like(position_ids)
 
         embeddings = inputs_embeds + self.token_type_embeddings(token_type_ids)
         embeddings = embeddings + self.position_embeddings(position_ids)
@@ -265,13 +264,13 @@ class LinformerSelfAttention(nn.Module):
             config.projection_sharing == "none" and config.has_learned_projection
         )
 
-    def forward(
+    def project(
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         shared_projection: nn.Module | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """E K and F V, (b, h, k, d / h), and a mask of empty slots: all that a row needs to know of the others."""
         E = shared_projection if self.E is None else self.E
         F = E if self.F is None else self.F
 
@@ -285,15 +284,21 @@ class LinformerSelfAttention(nn.Module):
                 projected, row_sums, _ = F(hidden_states, attention_mask)
             value_layer = self.linear_after_projection(self.value, projected, row_sums)
 
-        query_layer = self.split_heads(self.query(hidden_states))  # (b, h, n, d / h)
-        key_layer = self.split_heads(key_layer)  # (b, h, k, d / h)
-        value_layer = self.split_heads(value_layer)
-
         if slot_mask is not None:
             # An empty slot's score of 0 would still count in the softmax
             empty = ~slot_mask[:, None, None, :]
-            slot_mask = query_layer.new_zeros(empty.shape).masked_fill(empty, torch.finfo(query_layer.dtype).min)
+            slot_mask = key_layer.new_zeros(empty.shape).masked_fill(empty, torch.finfo(key_layer.dtype).min)
+        return self.split_heads(key_layer), self.split_heads(value_layer), slot_mask
 
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        key_layer: torch.Tensor,
+        value_layer: torch.Tensor,
+        slot_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        query_layer = self.split_heads(self.query(hidden_states))  # (b, h, n, d / h)
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
@@ -342,14 +347,8 @@ class LinformerAttention(nn.Module):
         self.self = LinformerSelfAttention(config, layer_idx=layer_idx)
         self.output = LinformerSelfOutput(config)
 
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        shared_projection: nn.Module | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> torch.Tensor:
-        attention_output, _ = self.self(hidden_states, attention_mask, shared_projection, **kwargs)
+    def forward(self, hidden_states: torch.Tensor, *projected, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
+        attention_output, _ = self.self(hidden_states, *projected, **kwargs)
         return self.output(attention_output, hidden_states)
 
 
@@ -379,6 +378,23 @@ class LinformerOutput(nn.Module):
         return hidden_states
 
 
+def in_row_blocks(forward, seq_length, chunk_size, output=None):
+    """
+    `forward` of the slice of all rows, or, with `chunk_size`, of a slice of so many rows after the other.
+
+    The blocks, (b, rows, d), are written into `output`, if that is given and of their dtype, or else into a new tensor.
+    """
+    if chunk_size is None:
+        return forward(slice(None))
+    for start in range(0, seq_length, chunk_size):
+        rows = slice(start, min(start + chunk_size, seq_length))
+        block = forward(rows)
+        if output is None or output.dtype != block.dtype:
+            output = block.new_empty(block.shape[0], seq_length, block.shape[2])
+        output[:, rows] = block
+    return output
+
+
 class LinformerLayer(GradientCheckpointingLayer):
     def __init__(self, config, layer_idx=None):
         super().__init__()
@@ -393,9 +409,21 @@ class LinformerLayer(GradientCheckpointingLayer):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         shared_projection: nn.Module | None = None,
+        chunk_size: int | None = None,
+        in_place: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        attention_output = self.attention(hidden_states, attention_mask, shared_projection, **kwargs)
+        """With `chunk_size`, in blocks of so many rows; `in_place`, over `hidden_states` themselves."""
+        projected = self.attention.self.project(hidden_states, attention_mask, shared_projection)
+        return in_row_blocks(
+            lambda rows: self.forward_rows(hidden_states[:, rows], *projected, **kwargs),
+            hidden_states.shape[1],
+            chunk_size,
+            hidden_states if in_place else None,
+        )
+
+    def forward_rows(self, hidden_states, *projected, **kwargs):
+        attention_output = self.attention(hidden_states, *projected, **kwargs)
         return apply_chunking_to_forward(
             self.feed_forward_chunk, self.chunk_size_feed_forward, self.seq_len_dim, attention_output
         )
@@ -417,10 +445,12 @@ class LinformerEncoder(nn.Module):
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
+        chunk_size: int | None = None,
+        in_place: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
         for layer_module in self.layer:
-            hidden_states = layer_module(hidden_states, attention_mask, self.E, **kwargs)
+            hidden_states = layer_module(hidden_states, attention_mask, self.E, chunk_size, in_place, **kwargs)
 
         return BaseModelOutput(last_hidden_state=hidden_states)
 
@@ -487,6 +517,14 @@ class LinformerModel(LinformerPreTrainedModel):
     def set_input_embeddings(self, value):
         self.embeddings.word_embeddings = value
 
+    def inference_chunk_size(self, seq_length, **kwargs):
+        """How many rows are computed at once, or None for all: with gradients every row is kept anyway."""
+        chunk_size = self.config.inference_chunk_size
+        attentions = kwargs.get("output_attentions", self.config.output_attentions)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or attentions:
+            return None
+        return chunk_size if chunk_size and seq_length >= 4 * chunk_size else None
+
     @merge_with_config_defaults
     @capture_outputs
     @auto_docstring
@@ -525,13 +563,20 @@ class LinformerModel(LinformerPreTrainedModel):
                 )
             attention_mask = attention_mask.bool()
 
-        embedding_output = self.embeddings(
-            input_ids=input_ids,
-            position_ids=position_ids,
-            token_type_ids=token_type_ids,
-            inputs_embeds=inputs_embeds,
-        )
-        sequence_output = self.encoder(embedding_output, attention_mask=attention_mask, **kwargs).last_hidden_state
+        chunk_size = self.inference_chunk_size(input_shape[1], **kwargs)
+        if position_ids is None:
+            position_ids = torch.arange(input_shape[1], device=self.device).unsqueeze(0)
+
+        def embed(rows):
+            inputs = (input_ids, token_type_ids, position_ids, inputs_embeds)
+            return self.embeddings(*(None if rows_of is None else rows_of[:, rows] for rows_of in inputs))
+
+        hidden_states = in_row_blocks(embed, input_shape[1], chunk_size)
+        # Nobody else has the embeddings, nor what each layer makes of them, unless all hidden states are to be returned
+        in_place = not kwargs.get("output_hidden_states", self.config.output_hidden_states)
+        sequence_output = self.encoder(
+            hidden_states, attention_mask, chunk_size, in_place and chunk_size is not None, **kwargs
+        ).last_hidden_state
         pooled_output = self.pooler(sequence_output) if self.pooler is not None else None
 
         return BaseModelOutputWithPooling(last_hidden_state=sequence_output, pooler_output=pooled_output)

@@ -1,6 +1,7 @@
 """A model goes to the Hub and comes back where neither package is installed, by the public calls alone."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -39,7 +40,7 @@ from transformers import Trainer, TrainingArguments, pipeline
 
 import modeling_linformer
 from configuration_linformer import LinformerConfig
-from run_mlm import train_tokenizer
+from run_common import train_tokenizer
 
 folder, tiny, pipelines = pathlib.Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
 tokenizer = train_tokenizer(Dataset.from_dict({"text": [topics["assert"]]}), 300, 32)
@@ -117,7 +118,10 @@ PULL_AGAIN = """
 folder, tasks = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
 model = transformers.AutoModelForMaskedLM.from_pretrained("user/again", trust_remote_code=True)
 torch.save(model.state_dict(), folder / "again.pt")
-printed = {}
+printed = {"snippets": {}}
+for name, snippet in json.loads(sys.argv[3]).items():
+    exec(snippet)
+    printed["snippets"][name] = type(model.model).__module__
 for name, task in tasks.items():
     run = transformers.pipeline(task, f"user/{name}", trust_remote_code=True)
     assert type(run.model).__module__.startswith("transformers_modules.user."), type(run.model)
@@ -172,9 +176,30 @@ def pretrained(hub, folder):
 
 
 @pytest.fixture(scope="module")
-def pulled_again(hub, folder, pulled, pretrained):
-    tasks = {name: name for name in PIPELINES} | {"pretrained": "fill-mask"}
-    return run_without_packages(PULL_AGAIN, folder, folder, json.dumps(tasks), environment=hub.environment)
+def fine_tuned(hub, folder, pretrained):
+    """Pulls that model by `run_glue.py`, fine-tunes it, and pushes it again."""
+    rows = [f"{word} film,{label}" for word, label in (("good", "positive"), ("bad", "negative")) for _ in range(8)]
+    (folder / "reviews.csv").write_text("\n".join(["text,label", *rows]))
+    arguments = [f"--train_file={folder / 'reviews.csv'}", f"--output_dir={folder / 'classifier'}", "--max_steps=2"]
+    arguments += ["--model_name_or_path=user/pretrained", "--do_train", "--do_eval", "--report_to=none", "--use_cpu"]
+    arguments += [f"--validation_file={folder / 'reviews.csv'}", "--push_to_hub", "--hub_model_id=user/classifier"]
+    command = [sys.executable, str(ROOT / "run_glue.py"), *arguments]
+    result = subprocess.run(command, env=hub.environment(folder / "cache"), cwd=folder, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def snippet(hub, name):
+    """The code in a repository's model card."""
+    (code,) = re.findall(r"```python\n(.*?)```", hub.files(f"user/{name}")["README.md"].decode(), re.DOTALL)
+    return code
+
+
+@pytest.fixture(scope="module")
+def pulled_again(hub, folder, pulled, fine_tuned):
+    tasks = {name: name for name in PIPELINES} | {"pretrained": "fill-mask", "classifier": "text-classification"}
+    snippets = {name: snippet(hub, name) for name in ("pretrained", "classifier")}
+    arguments = (folder, json.dumps(tasks), json.dumps(snippets))
+    return run_without_packages(PULL_AGAIN, folder, *arguments, environment=hub.environment)
 
 
 @pytest.mark.parametrize("name", ["new", "old", "branch", "trained"])
@@ -243,10 +268,37 @@ def test_a_pipeline_gives_the_same_after_the_journey(pushed, pulled_again, task)
     assert pulled_again[task] == wanted and wanted
 
 
-def test_run_mlm_pushes_what_others_can_load(hub, pulled_again):
-    files = hub.files("user/pretrained")
+@pytest.mark.parametrize("name", ["pretrained", "classifier"])
+def test_the_scripts_push_what_others_can_load(hub, pulled_again, name):
+    files = hub.files(f"user/{name}")
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md", *CODE} <= set(files)
     pickled = {path for path, content in files.items() if content.startswith((b"PK", b"\x80"))}
     assert pickled == {"training_args.bin"}
     assert {path for path in files if not path.endswith((".json", ".md", ".py", ".safetensors"))} == pickled
+    assert pulled_again["snippets"][name].startswith(f"transformers_modules.user.{name}.")
+
+
+def test_the_pulled_models_answer(pulled_again):
     assert len(pulled_again["pretrained"]) == 5
+    assert pulled_again["classifier"][0]["label"] in ("positive", "negative")
+
+
+def test_model_cards_tell_origin_data_and_results(hub, folder, pulled_again):
+    card = hub.files("user/classifier")["README.md"].decode()
+    assert "base_model: user/pretrained" in card and "pipeline_tag: text-classification" in card
+    assert "A LinformerForSequenceClassification, trained from `user/pretrained` on reviews.csv and reviews.csv." in card
+    results = json.loads((folder / "classifier" / "eval_results.json").read_text())
+    assert f"| accuracy | {results['eval_accuracy']:.4g} |" in card and f"| loss | {results['eval_loss']:.4g} |" in card
+    card = hub.files("user/pretrained")["README.md"].decode()
+    assert "A LinformerForMaskedLM, trained from scratch on text.txt." in card and "base_model" not in card
+    assert "| perplexity |" in card and "pipeline_tag: fill-mask" in card
+
+
+def test_a_wrong_token_for_a_script_is_one_clear_line(hub, folder):
+    argv = [f"--train_file={folder / 'text.txt'}", f"--output_dir={folder / 'refused'}", "--vocab_size=300", "--do_train"]
+    argv += [f"--config_overrides={','.join(f'{name}={value}' for name, value in TINY.items())}", "--max_steps=1"]
+    argv += ["--report_to=none", "--use_cpu", "--push_to_hub", "--hub_model_id=user/refused", "--hub_token=hf_wrong"]
+    command = [sys.executable, str(ROOT / "run_mlm.py"), *argv]
+    result = subprocess.run(command, env=hub.environment(folder / "cache"), cwd=folder, capture_output=True, text=True)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "run_mlm.py: error: --push_to_hub: " in result.stderr and "401" in result.stderr

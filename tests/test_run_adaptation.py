@@ -119,7 +119,10 @@ def test_loss_and_closeness_are_as_defined(pair):
         "input_ids": torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=1),
         "attention_mask": torch.tensor([[1] * length + [0] * (20 - length) for length in lengths]),
     }
-    trainer = run_adaptation.AdaptationTrainer(model=student, teacher=teacher, usage=None, origin=None)
+    model_args = run_adaptation.AdaptationArguments()
+    trainer = run_adaptation.AdaptationTrainer(
+        model=student, teacher=teacher, task=None, example=None, model_args=model_args, data_args=None
+    )
     with torch.no_grad():
         loss, (ours, theirs) = trainer.compute_loss(student, inputs, return_outputs=True)
         measures = run_adaptation.closeness(ours[-1], theirs[-1], inputs["attention_mask"])
