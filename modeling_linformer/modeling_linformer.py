@@ -635,6 +635,7 @@ class LinformerForMaskedLM(LinformerPreTrainedModel):
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
+        logits_to_keep: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor] | MaskedLMOutput:
         r"""
@@ -643,6 +644,10 @@ class LinformerForMaskedLM(LinformerPreTrainedModel):
             config.vocab_size]` (see `input_ids` docstring) Tokens with indices set to `-100` are ignored (masked), the
             loss is only computed for the tokens with labels in `[0, ..., config.vocab_size]`. With
             `config.sparse_prediction` the logits are those of these tokens alone, `(number of them, vocab_size)`.
+        logits_to_keep (`torch.Tensor`, *optional*):
+            Where to score the vocabulary, which for all of a long input is far larger than the model: indices along the
+            sequence, for logits of shape `(batch_size, len(logits_to_keep), vocab_size)`, or a boolean mask of shape
+            `(batch_size, sequence_length)`, as in `input_ids == tokenizer.mask_token_id`, for `(number kept, vocab_size)`.
         """
         outputs = self.linformer(
             input_ids,
@@ -654,10 +659,14 @@ class LinformerForMaskedLM(LinformerPreTrainedModel):
             **kwargs,
         )
         sequence_output = outputs.last_hidden_state
-        if self.sparse_prediction and labels is not None:
+        if labels is not None:
             labels = labels.to(sequence_output.device)
-            is_target = labels != -100
-            sequence_output, labels = sequence_output[is_target], labels[is_target]
+            if self.sparse_prediction and logits_to_keep is None:
+                logits_to_keep = labels != -100
+        if logits_to_keep is not None:
+            kept = logits_to_keep if logits_to_keep.dim() == 2 else (slice(None), logits_to_keep)
+            sequence_output = sequence_output[kept]
+            labels = None if labels is None else labels[kept]
         logits = self.lm_head(sequence_output)
 
         loss = None

@@ -525,6 +525,58 @@ def test_gradient_checkpointing_keeps_the_gradients(sharing, projection_type):
 with_and_without_mask = pytest.mark.parametrize("with_mask", [False, True], ids=["no-mask", "mask"])
 
 
+@pytest.mark.parametrize("dtype, atol", [(torch.float32, 1e-5), (torch.bfloat16, 1e-1)])
+@sharings
+@types
+def test_blocks_of_rows_change_nothing(sharing, projection_type, dtype, atol):
+    model = make_model(dtype=dtype, projection_sharing=sharing, projection_type=projection_type)
+    input_ids, mask = pad_right([make_ids(23, seed=1), make_ids(9, seed=2)])
+    inputs = {"input_ids": input_ids, "attention_mask": mask, "position_ids": torch.arange(23)[None].expand(2, -1)}
+    with torch.no_grad():
+        model.config.inference_chunk_size = 0
+        whole = model(**inputs, output_hidden_states=True)
+        for chunk_size in (1, 5):  # a divisor of the length, and not
+            model.config.inference_chunk_size = chunk_size
+            embedded = {**inputs, "input_ids": None, "inputs_embeds": model.get_input_embeddings()(input_ids)}
+            for blocks in (model(**inputs), model(**embedded)):
+                assert_equal(blocks.last_hidden_state, whole.last_hidden_state, atol)
+            # All layers' hidden states, none of which a later layer may have written over
+            blocks = model(**inputs, output_hidden_states=True)
+            for ours, theirs in zip(blocks.hidden_states, whole.hidden_states, strict=True):
+                assert_equal(ours, theirs, atol)
+
+
+def test_blocks_of_rows_are_used_for_long_inputs_without_gradients():
+    model, sizes = make_model(inference_chunk_size=3), []
+    model.encoder.layer[0].intermediate.register_forward_hook(lambda module, args, output: sizes.append(output.shape[1]))
+
+    def blocks(length, **options):
+        sizes.clear()
+        model(make_ids(1, length), **options)
+        return list(sizes)
+
+    with torch.no_grad():
+        assert blocks(14) == [3, 3, 3, 3, 2] and blocks(12) == [3] * 4
+        assert blocks(11) == [11]
+        model.set_attn_implementation("eager")
+        assert blocks(14, output_attentions=True) == [14]
+    assert blocks(14) == [14]
+
+
+def test_only_the_wanted_positions_are_scored():
+    model = make_model(LinformerForMaskedLM)
+    input_ids, labels = make_ids(2, 9), make_ids(2, 9, seed=3)
+    kept = torch.rand(2, 9, generator=torch.Generator().manual_seed(0)) < 0.4
+    indices = torch.tensor([7, 2])
+    whole = model(input_ids).logits
+    assert_equal(model(input_ids, logits_to_keep=kept).logits, whole[kept], 1e-5)
+    assert_equal(model(input_ids, logits_to_keep=indices).logits, whole[:, indices], 1e-5)
+    loss = nn.functional.cross_entropy(whole[kept], labels[kept])
+    assert_equal(model(input_ids, labels=labels, logits_to_keep=kept).loss, loss, 1e-5)
+    loss = nn.functional.cross_entropy(whole[:, indices].flatten(0, 1), labels[:, indices].flatten())
+    assert_equal(model(input_ids, labels=labels, logits_to_keep=indices).loss, loss, 1e-5)
+
+
 def compile_inputs(batch_size, length, with_mask):
     inputs = {"input_ids": make_ids(batch_size, length)}
     if with_mask:

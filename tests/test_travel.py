@@ -24,11 +24,12 @@ CODE = {"configuration_linformer.py", "modeling_linformer.py"}
 # compute and nothing else.
 ALLOWED = re.compile(
     r"""
-    __all__ | ValueError | bool | dict | float | getattr | int | isinstance | len | list | min | property | range | set
+    __all__ | ValueError | bool | dict | float | getattr | int | isinstance | len | list | min | property | range | set | slice
     | staticmethod | str | super | tuple
     | collections\.abc\.Callable | dataclasses\.field | huggingface_hub\.dataclasses\.strict
-    | torch\.(LongTensor | Tensor | arange | bool | einsum | empty | finfo | full_like | matmul | no_grad | ones_like
-        | tanh | zeros)
+    | torch\.(LongTensor | Tensor | arange | bool | compiler\.is_compiling | einsum | empty | finfo | full_like
+        | is_grad_enabled | matmul | no_grad | ones_like
+        | tanh | zeros | zeros_like)
     | torch\.nn\.([A-Z]\w+ | functional\.\w+)
     | transformers\.(
         activations\.(ACT2FN | gelu)
