@@ -15,7 +15,6 @@ import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer, BertTokenizer
 
 import convert_to_linformer as script
-from configuration_linformer import LinformerConfig
 from convert_to_linformer import convert_fairseq_linformer, convert_to_linformer
 from modeling_linformer import LinformerForMaskedLM, LinformerForSequenceClassification, LinformerModel
 from run_common import BadInput
@@ -127,6 +126,11 @@ def test_at_most_k_tokens_get_the_originals_outputs(class_name):
     assert_same(model, source, make_inputs(source, [K, 4, 1]))
     # The comparison can tell: behind k tokens the two part
     assert not are_same(model, source, make_inputs(source, [N]))
+
+
+def test_robertas_masked_lm_head_has_gelu_whatever_the_layers_have():
+    source = make_source("RobertaForMaskedLM", hidden_act="relu")
+    assert_same(convert_to_linformer(source, projected_dim=K), source, make_inputs(source, [K, 4, 1]))
 
 
 @pytest.mark.parametrize("class_name", ["BertForMaskedLM", "RobertaForSequenceClassification", "DistilBertModel"])
@@ -302,7 +306,11 @@ def test_what_does_not_fit_is_refused_by_name(class_name, fields, options, named
         ({"model_type": "bert", "hidden_act": "foo"}, ["hidden_act", "'foo'"]),
         ({"model_type": "roberta", "add_cross_attention": True}, ["add_cross_attention"]),
         ({"model_type": "bert", "architectures": ["JinaBertForMaskedLM"]}, ["architectures", "JinaBertForMaskedLM"]),
-        ({"model_type": "bert", "projected_dim": 0, "max_position_embeddings": 64}, ["projected_dim", "256", "(64)"]),
+        (
+            {"model_type": "roberta", "architectures": ["RobertaForPreTraining"]},
+            ["architectures", "RobertaForPreTraining"],
+        ),
+        ({"model_type": "bert", "max_position_embeddings": 64}, ["projected_dim", "256", "(64)"]),
     ],
 )
 def test_it_is_refused_before_any_weights_are_loaded(config, named, tmp_path):
@@ -603,7 +611,3 @@ def test_other_pt_files_are_refused(tmp_path):
         convert_fairseq_linformer(tmp_path / "text.pt")
     with pytest.raises(ValueError, match="convert_fairseq_linformer"):
         convert_to_linformer(tmp_path / "other.pt")
-
-
-def test_linformer_config_is_the_local_one():
-    assert isinstance(convert_to_linformer(make_source("BertModel"), K).config, LinformerConfig)
