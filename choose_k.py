@@ -219,26 +219,26 @@ def make_tables(rows, other, cumulative, mass):
 def plot_closeness(rows, other, n, path):
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     axes = figure.subplots()
     projection_types = list(dict.fromkeys(row["projection_type"] for row in rows))
     looks = (("black", "o"), ("#0072b2", "s"), ("#d55e00", "D"), ("#999999", "^"))
-    for place, (projection_type, (color, marker)) in enumerate(zip(projection_types, looks, strict=False)):
-        points = sorted((row for row in rows if row["projection_type"] == projection_type), key=lambda row: row["k"])
-        ks = [row["k"] * 1.03**place for row in points]  # side by side, as some types agree
-        for name, line, fill in zip(MEASURES, ("-", "--"), ("full", "none"), strict=True):
-            means, spreads = zip(*(row[name] for row in points), strict=True)
-            look = {"color": color, "marker": marker, "fillstyle": fill, "linestyle": line, "capsize": 3}
-            axes.errorbar(ks, means, spreads, label=f"{projection_type}, {name.replace('_', ' ')}", **look)
-    for name, line in zip(MEASURES, ("-", "--"), strict=True):
-        label = f"another document, {name.replace('_', ' ')}"
-        axes.errorbar([min(ks), max(ks)], [other[name][0]] * 2, color="grey", linestyle=line, linewidth=1, label=label)
     ticks = sorted({row["k"] for row in rows})
+    for measure, line, fill in zip(MEASURES, ("-", "--"), ("full", "none"), strict=True):
+        name = measure.replace("_", " ")
+        for place, (projection_type, (color, marker)) in enumerate(zip(projection_types, looks, strict=False)):
+            points = {row["k"]: row[measure] for row in rows if row["projection_type"] == projection_type}
+            ks = [k * 1.03**place for k in ticks]  # side by side, as some types agree
+            means, spreads = zip(*(points[k] for k in ticks), strict=True)
+            look = {"color": color, "marker": marker, "fillstyle": fill, "linestyle": line, "capsize": 3}
+            axes.errorbar(ks, means, spreads, label=f"{projection_type}, {name}", **look)
+        look = {"color": "grey", "linewidth": 1, "linestyle": line}
+        axes.errorbar(ticks, [other[measure][0]] * len(ticks), label=f"another document, {name}", **look)
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, ticks)
     axes.set(xlabel=f"k, projected rows for n = {n} tokens", ylabel="cosine with the original's hidden states")
     axes.grid(color="0.9")
-    figure.legend(loc="outside right upper")
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     figure.savefig(path, dpi=150)
 
 
@@ -259,7 +259,7 @@ def plot_spectrum(cumulative, mass, path):
     left.axvline(n // 4, color="grey", linewidth=1, linestyle=":")
     left.set(xlim=(1, n), ylim=(0, 1), xticks=[1, *(n * part // 4 for part in (1, 2, 3, 4))])
     left.set(xlabel="index of the singular value, largest first", ylabel="normalized cumulative singular value")
-    left.legend(ncols=1 + layers // 8)
+    left.legend(ncols=1 + layers // 12, fontsize="small", columnspacing=1)
 
     quarter = cumulative[..., n // 4 - 1].numpy()
     image = right.imshow(quarter, cmap="cividis", aspect="auto")

@@ -5,6 +5,8 @@ import json
 import math
 import sys
 
+import matplotlib.figure
+import matplotlib.image
 import numpy as np
 import pytest
 import torch
@@ -74,7 +76,9 @@ def test_the_mass_of_known_matrices():
 
 @pytest.mark.parametrize("size", [10, 64])
 def test_a_part_that_is_met_exactly_is_enough(size):
-    cumulative = choose_k.cumulative_mass(torch.eye(size))
+    torch.manual_seed(0)
+    orthogonal = torch.linalg.qr(torch.randn(size, size)).Q  # all singular values are 1, to rounding
+    cumulative = choose_k.cumulative_mass(orthogonal)
     assert [choose_k.smallest_k(cumulative, k / size).item() for k in range(1, size + 1)] == list(range(1, size + 1))
 
 
@@ -117,10 +121,10 @@ def test_projected_dims_are_such_as_poolings_take():
 def test_closeness_of_known_states():
     original = torch.tensor([1.0, 0.0]).expand(2, 4, 2)
     assert choose_k.closeness(original, original) == {"per_token": [1, 0], "per_document": [1, 0]}
-    # In the first document three of four tokens point the other way, so their mean does; in the second none
-    hidden = original * torch.tensor([[-1.0, -1.0, -1.0, 1.0], [1.0, 1.0, 1.0, 1.0]])[..., None]
+    # In the first document three of four tokens point the other way, but the mean does not; in the second all do
+    hidden = original * torch.tensor([[-1.0, -1.0, -1.0, 5.0], [-1.0, -1.0, -1.0, -1.0]])[..., None]
     found = choose_k.closeness(hidden, original)
-    assert found["per_token"] == pytest.approx([(-0.5 + 1) / 2, 1.5 / math.sqrt(2)])
+    assert found["per_token"] == pytest.approx([(-0.5 - 1) / 2, 0.5 / math.sqrt(2)])
     assert found["per_document"] == pytest.approx([0, math.sqrt(2)])
 
 
@@ -132,6 +136,7 @@ def test_closeness_is_1_at_k_equal_to_n_and_less_below(model_type):
     rows, other = choose_k.measure_closeness(model, sequences, ["mean_pool", "conv"], [4, N])
     asked = [("mean_pool", 4), ("mean_pool", N), ("conv", 4), ("conv", N)]
     assert [(row["projection_type"], row["k"]) for row in rows] == asked
+    assert abs(rows[0]["per_token"][0] - rows[2]["per_token"][0]) > 1e-3, "the windows of conv are others"
     for row in rows:
         for measure in choose_k.MEASURES:
             mean, spread = row[measure]
@@ -145,34 +150,60 @@ def test_closeness_is_1_at_k_equal_to_n_and_less_below(model_type):
 # The script
 
 
-@pytest.mark.parametrize("model_type", CONFIGS)
-def test_tables_numbers_and_plots(model_type, models, text_file, tmp_path, capsys):
-    matplotlib_image = pytest.importorskip("matplotlib.image")
-    options = ("--projection_types", "mean_pool", "linear", "--mass=0.8")
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are saved, by the names of their files."""
+    saved, savefig = {}, matplotlib.figure.Figure.savefig
+
+    def save(figure, path, **options):
+        saved[path.name] = figure
+        savefig(figure, path, **options)
+
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", save)
+    return saved
+
+
+@pytest.mark.parametrize(("model_type", "n"), [("bert", N), ("roberta", N), ("distilbert", N // 2)])
+def test_tables_numbers_and_plots(model_type, n, models, text_file, tmp_path, capsys, figures):
+    options = ["--projection_types", "mean_pool", "linear", "--mass=0.8"]
+    if n < N:
+        options.append(f"--max_seq_length={n}")
     choose_k.main(arguments(models / model_type, text_file, tmp_path, *options))
     numbers = json.loads((tmp_path / "choose_k.json").read_text())
-    assert (numbers["n"], numbers["samples"], numbers["mass"]) == (N, 3, 0.8)
-    ks = [2, 4, 8, 16, 32]
+    assert (numbers["n"], numbers["samples"], numbers["mass"]) == (n, 3, 0.8)
+    ks = [k for k in (2, 4, 8, 16, 32) if k <= n]
     found = [(row["projection_type"], row["k"]) for row in numbers["closeness"]]
     assert found == [("mean_pool", k) for k in ks] + [("linear", k) for k in ks]
-    assert numbers["closeness"][4]["per_token"][0] == pytest.approx(1, abs=1e-5)
+    assert {row["k"] for row in numbers["closeness"] if row["per_token"][0] > 1 - 1e-5} == {n}
     for curve, k in zip(numbers["cumulative_by_layer"], numbers["projected_dims"], strict=True):
-        assert len(curve) == N and curve[k - 1] >= 0.8 - 1e-6 and (k == 2 or curve[k - 2] < 0.8)
+        assert len(curve) == n and curve[k - 1] >= 0.8 - 1e-6 and (k == 2 or curve[k - 2] < 0.8)
     assert np.shape(numbers["cumulative_at_quarter_by_head"]) == (2, 2)
 
     tables = (tmp_path / "choose_k.md").read_text(encoding="utf-8")
     assert tables in capsys.readouterr().out
-    assert "| mean_pool | 32 | 1.000 ± 0.000 | 1.000 ± 0.000 |" in tables
+    assert f"| linear | {n} | 1.000 ± 0.000 | 1.000 ± 0.000 |" in tables
     by_head = numbers["cumulative_at_quarter_by_head"]
     for layer, k in enumerate(numbers["projected_dims"]):
         (line,) = (line for line in tables.splitlines() if line.startswith(f"| {layer} |"))
         _, _, of_layer, least, greatest, at_quarter, _ = line.split("|")
         assert int(of_layer) == k and int(least) <= k <= int(greatest)
         assert float(at_quarter) == pytest.approx(np.mean(by_head[layer]), abs=1e-3)
-    for name in ("closeness.png", "spectrum.png"):
-        grey = matplotlib_image.imread(tmp_path / name)[..., :3].mean(-1)
-        for half in np.array_split(grey, 2, axis=1):
-            assert half.std() > 0.05 and (half < 0.5).mean() > 0.002, f"{name} is blank"
+
+    (axes,) = figures["closeness.png"].axes
+    shown = {container.get_label(): container[0].get_ydata() for container in axes.containers}
+    for row in numbers["closeness"]:
+        for measure in choose_k.MEASURES:
+            means = shown[f"{row['projection_type']}, {measure.replace('_', ' ')}"]
+            assert means[ks.index(row["k"])] == row[measure][0]
+    assert set(shown["another document, per token"]) == {numbers["closeness_of_another_document"]["per_token"][0]}
+    left, right, _ = figures["spectrum.png"].axes
+    curves = [line.get_ydata() for line in left.lines if line.get_label().startswith("layer")]
+    np.testing.assert_array_equal(curves, numbers["cumulative_by_layer"])
+    np.testing.assert_array_equal(right.images[0].get_array(), by_head)
+    for name in figures:
+        pixels = matplotlib.image.imread(tmp_path / name)[..., :3]
+        for half in np.array_split(pixels.mean(-1), 2, axis=1):
+            assert half.std() > 0.05, f"{name} is blank"
 
 
 def test_text_is_read_in_order_and_from_the_validation_set(models, tmp_path):
