@@ -1,0 +1,276 @@
+"""choose_k.py: the spectra of known matrices, the closeness of known states, and the script as a user runs it."""
+
+import copy
+import json
+import math
+import sys
+
+import matplotlib.figure
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+import transformers
+from datasets import Dataset
+from pydoc_data.topics import topics
+
+import choose_k
+import run_common
+from run_common import BadInput
+
+
+N = 32
+COMMON = {"vocab_size": 300, "initializer_range": 0.3, "pad_token_id": 1}
+SIZES = COMMON | {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+CONFIGS = {
+    "bert": transformers.BertConfig(**SIZES, max_position_embeddings=N),
+    "roberta": transformers.RobertaConfig(**SIZES, max_position_embeddings=N + 2),  # two are no tokens' positions
+    "distilbert": transformers.DistilBertConfig(
+        **COMMON, dim=16, n_layers=2, n_heads=2, hidden_dim=32, max_position_embeddings=N
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "train.txt"
+    path.write_text("\n".join(topics[name] for name in sorted(topics)[:12]), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def models(text_file, tmp_path_factory):
+    """A folder with a tiny random model of each type, whose tokenizer knows no longest input."""
+    folder = tmp_path_factory.mktemp("models")
+    lines = [line for line in text_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    tokenizer = run_common.train_tokenizer(Dataset.from_dict({"text": lines}), 300, None)
+    for name, config in CONFIGS.items():
+        torch.manual_seed(0)
+        transformers.AutoModel.from_config(config).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return folder
+
+
+def arguments(model, text_file, output_dir, *more):
+    options = (f"--model_name_or_path={model}", f"--train_file={text_file}", f"--output_dir={output_dir}")
+    return [*options, "--max_samples=3", *more]
+
+
+# Mass
+
+
+def test_the_mass_of_known_matrices():
+    n = 37
+    matrices = torch.stack([torch.full((n, n), 1 / n), torch.eye(n), torch.eye(n)[torch.randperm(n)]])
+    cumulative = choose_k.cumulative_mass(matrices)
+    every_k = torch.arange(1, n + 1) / n
+    wanted = torch.stack([torch.ones(n), every_k, every_k])
+    torch.testing.assert_close(cumulative, wanted.double(), atol=1e-5, rtol=0)
+    assert choose_k.smallest_k(cumulative, 0.9).tolist() == [1, math.ceil(0.9 * n), math.ceil(0.9 * n)]
+
+    cumulative = choose_k.cumulative_mass(torch.diag(torch.tensor([0.0, 6.0, 3.0, 1.0])))
+    torch.testing.assert_close(cumulative, torch.tensor([0.6, 0.9, 1.0, 1.0]).double())
+    masses = {0.1: 1, 0.6: 1, 0.61: 2, 0.9: 2, 0.91: 3, 1.0: 3}
+    assert {mass: choose_k.smallest_k(cumulative, mass).item() for mass in masses} == masses
+
+
+@pytest.mark.parametrize("size", [10, 64])
+def test_a_part_that_is_met_exactly_is_enough(size):
+    torch.manual_seed(0)
+    orthogonal = torch.linalg.qr(torch.randn(size, size)).Q  # all singular values are 1, to rounding
+    cumulative = choose_k.cumulative_mass(orthogonal)
+    assert [choose_k.smallest_k(cumulative, k / size).item() for k in range(1, size + 1)] == list(range(1, size + 1))
+
+
+@pytest.mark.parametrize("model_type", CONFIGS)
+def test_projected_dims_for_mass_are_those_of_the_formula(model_type):
+    torch.manual_seed(0)
+    config, auto_class = CONFIGS[model_type], transformers.AutoModelForMaskedLM
+    model = auto_class.from_config(copy.deepcopy(config), attn_implementation="sdpa").train()
+    sequences = torch.randint(3, 300, (3, N))
+
+    reference = auto_class.from_config(copy.deepcopy(config), attn_implementation="eager").eval()
+    reference.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        attentions = reference(sequences, output_attentions=True).attentions
+    masses = []
+    for P in attentions:  # (sequences, heads, n, n)
+        values = np.linalg.svd(P.double().numpy(), compute_uv=False)
+        masses.append((values.cumsum(-1) / values.sum(-1, keepdims=True)).mean(0))
+    np.testing.assert_allclose(choose_k.spectrum(model, sequences), np.stack(masses), atol=1e-5)
+
+    for mass in (0.9, 0.99):
+        wanted = [int((layer.mean(0) >= mass).argmax()) + 1 for layer in masses]
+        assert choose_k.projected_dims_for_mass(model, sequences, mass) == wanted
+    assert wanted[0] != wanted[1], "the order of the layers would not show"
+    assert model.training and model.config._attn_implementation == "sdpa", "the model was changed"
+
+
+def test_projected_dims_are_such_as_poolings_take():
+    model = transformers.AutoModel.from_config(CONFIGS["bert"])
+    for layer in model.encoder.layer:
+        torch.nn.init.zeros_(layer.attention.self.query.weight)  # uniform attention, of rank 1
+    sequences = torch.randint(3, 300, (2, N))
+    assert choose_k.projected_dims_for_mass(model, sequences) == [2, 2]
+    assert choose_k.choose_projected_dims(choose_k.cumulative_mass(torch.eye(8)).expand(3, 2, 8), 1.0) == [8, 8, 8]
+
+
+# Closeness
+
+
+def test_closeness_of_known_states():
+    original = torch.tensor([1.0, 0.0]).expand(2, 4, 2)
+    assert choose_k.closeness(original, original) == {"per_token": [1, 0], "per_document": [1, 0]}
+    # In the first document three of four tokens point the other way, but the mean does not; in the second all do
+    hidden = original * torch.tensor([[-1.0, -1.0, -1.0, 5.0], [-1.0, -1.0, -1.0, -1.0]])[..., None]
+    found = choose_k.closeness(hidden, original)
+    assert found["per_token"] == pytest.approx([(-0.5 - 1) / 2, 0.5 / math.sqrt(2)])
+    assert found["per_document"] == pytest.approx([0, math.sqrt(2)])
+
+
+@pytest.mark.parametrize("model_type", CONFIGS)
+def test_closeness_is_1_at_k_equal_to_n_and_less_below(model_type):
+    torch.manual_seed(0)
+    model = transformers.AutoModel.from_config(CONFIGS[model_type]).eval()
+    sequences = torch.randint(3, 300, (4, N))
+    rows, other = choose_k.measure_closeness(model, sequences, ["mean_pool", "conv"], [4, N])
+    asked = [("mean_pool", 4), ("mean_pool", N), ("conv", 4), ("conv", N)]
+    assert [(row["projection_type"], row["k"]) for row in rows] == asked
+    assert abs(rows[0]["per_token"][0] - rows[2]["per_token"][0]) > 1e-3, "the windows of conv are others"
+    for row in rows:
+        for measure in choose_k.MEASURES:
+            mean, spread = row[measure]
+            if row["k"] == N:
+                assert mean == pytest.approx(1, abs=1e-5) and spread < 1e-5
+            else:
+                assert mean < 0.999 and spread > 0
+        assert row["per_token"][0] > other["per_token"][0]
+
+
+# The script
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are saved, by the names of their files."""
+    saved, savefig = {}, matplotlib.figure.Figure.savefig
+
+    def save(figure, path, **options):
+        saved[path.name] = figure
+        savefig(figure, path, **options)
+
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", save)
+    return saved
+
+
+@pytest.mark.parametrize(("model_type", "n"), [("bert", N), ("roberta", N), ("distilbert", N // 2)])
+def test_tables_numbers_and_plots(model_type, n, models, text_file, tmp_path, capsys, figures):
+    options = ["--projection_types", "mean_pool", "linear", "--mass=0.8"]
+    if n < N:
+        options.append(f"--max_seq_length={n}")
+    choose_k.main(arguments(models / model_type, text_file, tmp_path, *options))
+    numbers = json.loads((tmp_path / "choose_k.json").read_text())
+    assert (numbers["n"], numbers["samples"], numbers["mass"]) == (n, 3, 0.8)
+    ks = [k for k in (2, 4, 8, 16, 32) if k <= n]
+    found = [(row["projection_type"], row["k"]) for row in numbers["closeness"]]
+    assert found == [("mean_pool", k) for k in ks] + [("linear", k) for k in ks]
+    assert {row["k"] for row in numbers["closeness"] if row["per_token"][0] > 1 - 1e-5} == {n}
+    for curve, k in zip(numbers["cumulative_by_layer"], numbers["projected_dims"], strict=True):
+        assert len(curve) == n and curve[k - 1] >= 0.8 - 1e-6 and (k == 2 or curve[k - 2] < 0.8)
+    assert np.shape(numbers["cumulative_at_quarter_by_head"]) == (2, 2)
+
+    tables = (tmp_path / "choose_k.md").read_text(encoding="utf-8")
+    assert tables in capsys.readouterr().out
+    assert f"| linear | {n} | 1.000 ± 0.000 | 1.000 ± 0.000 |" in tables
+    by_head = numbers["cumulative_at_quarter_by_head"]
+    for layer, k in enumerate(numbers["projected_dims"]):
+        (line,) = (line for line in tables.splitlines() if line.startswith(f"| {layer} |"))
+        _, _, of_layer, least, greatest, at_quarter, _ = line.split("|")
+        assert int(of_layer) == k and int(least) <= k <= int(greatest)
+        assert float(at_quarter) == pytest.approx(np.mean(by_head[layer]), abs=1e-3)
+
+    (axes,) = figures["closeness.png"].axes
+    shown = {container.get_label(): container[0].get_ydata() for container in axes.containers}
+    for row in numbers["closeness"]:
+        for measure in choose_k.MEASURES:
+            means = shown[f"{row['projection_type']}, {measure.replace('_', ' ')}"]
+            assert means[ks.index(row["k"])] == row[measure][0]
+    assert set(shown["another document, per token"]) == {numbers["closeness_of_another_document"]["per_token"][0]}
+    left, right, _ = figures["spectrum.png"].axes
+    curves = [line.get_ydata() for line in left.lines if line.get_label().startswith("layer")]
+    np.testing.assert_array_equal(curves, numbers["cumulative_by_layer"])
+    np.testing.assert_array_equal(right.images[0].get_array(), by_head)
+    for name in figures:
+        pixels = matplotlib.image.imread(tmp_path / name)[..., :3]
+        for half in np.array_split(pixels.mean(-1), 2, axis=1):
+            assert half.std() > 0.05, f"{name} is blank"
+
+
+def test_text_is_read_in_order_and_from_the_validation_set(models, tmp_path):
+    data, texts = tmp_path / "data", {"train": "a train text", "validation": "another text"}
+    data.mkdir()
+    for split, text in texts.items():
+        rows = [json.dumps({"label": 1, "text": f"{text} {number}"}) for number in range(200)]
+        (data / f"{split}.jsonl").write_text("\n".join(rows))
+    common = {"model_name_or_path": str(models / "bert"), "output_dir": str(tmp_path / "out")}
+    args = choose_k.ChoiceArguments(**common, dataset_name=str(data))
+    data_args = args.as_arguments(choose_k.run_mlm.TextArguments, streaming=True)
+    model_args = args.as_arguments(choose_k.ModelArguments)
+    assert (data_args.dataset_name, model_args.model_name_or_path) == (str(data), str(models / "bert"))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(models / "bert")
+    training_args = transformers.TrainingArguments(output_dir=args.output_dir, report_to="none")
+    sequences = choose_k.load_sequences(data_args, model_args, training_args, tokenizer, N, 5)
+    assert sequences.shape == (5, N)
+    read = "".join(tokenizer.batch_decode(sequences, skip_special_tokens=True))
+    assert "".join(f"another text {number}" for number in range(200)).startswith(read) and "text 5" in read
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "message"),
+    [
+        (None, (), "--train_file: there is no file"),
+        ("two words", (), "shorter than two sequences of 32 tokens"),
+        ("text", ("--demo", "--max_seq_length=33"), "--max_seq_length 33 must be from 3 to 32"),
+        ("text", ("--max_samples=1",), "--max_samples is 1"),
+        ("text", ("--mass=0",), "--mass is 0"),
+        ("text", ("--mass=1.5",), "--mass is 1.5"),
+        ("text", ("--projected_dims", "4", "33"), "`projected_dim` must be from 2 .* got 33"),
+        ("text", ("--projected_dims", "1"), "`projected_dim` must be from 2 .* got 1"),
+        ("text", ("--projected_dims", "5", "--projection_types", "conv"), "a multiple of `projected_dim`, got 5"),
+        ("text", ("--text_column=words",), "--text_column words"),
+        ("text", ("--dataset_name=/no/such/folder",), "--dataset_name and --train_file exclude each other"),
+        ("text", ("--model_name_or_path=/no/such/folder",), "--model_name_or_path /no/such/folder"),
+    ],
+)
+def test_bad_input_is_one_clear_line(content, more, message, models, text_file, tmp_path):
+    path = text_file if content == "text" else tmp_path / "text.txt"
+    if content not in ("text", None):
+        path.write_text(content)
+    with pytest.raises(BadInput, match=message) as raised:
+        choose_k.main(arguments(models / "bert", path, tmp_path / "out", *more))
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_file_is_one_clear_line(models, tmp_path):
+    path = tmp_path / "text.jsonl"
+    path.write_text('{"text": "one"}\n{"text": \n')
+    with pytest.raises(BadInput, match="the text cannot be read: .*JSON"):
+        choose_k.main(arguments(models / "bert", path, tmp_path / "out"))
+
+
+def test_no_text_a_file_as_folder_and_a_decoder(models, text_file, tmp_path):
+    with pytest.raises(BadInput, match="give --dataset_name, --train_file, or --demo"):
+        choose_k.main([f"--model_name_or_path={models / 'bert'}", f"--output_dir={tmp_path}"])
+    with pytest.raises(BadInput, match="--output_dir .* File exists"):
+        choose_k.main(arguments(models / "bert", text_file, text_file))
+    transformers.AutoTokenizer.from_pretrained(models / "bert").save_pretrained(tmp_path / "gpt2")
+    transformers.GPT2Config(n_embd=16, n_layer=1, n_head=1).save_pretrained(tmp_path / "gpt2")
+    with pytest.raises(BadInput, match="`model_type` is 'gpt2', which cannot be converted"):
+        choose_k.main(arguments(tmp_path / "gpt2", text_file, tmp_path / "out"))
+
+
+def test_without_matplotlib_it_says_so_at_once(models, text_file, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(BadInput, match=r'the plots need matplotlib: pip install -e "\.\[plots\]"'):
+        choose_k.main(arguments(models / "bert", text_file, tmp_path / "out"))
