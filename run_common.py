@@ -101,8 +101,9 @@ class ModelArguments:
     config_overrides: str | None = field(
         default=None,
         metadata={
-            "help": "From scratch: fields of the configuration that differ from its defaults, as in"
-            " hidden_size=128,projected_dim=[64,32],projection_sharing=headwise."
+            "help": "Fields of the configuration that differ from its defaults, as in"
+            " hidden_size=128,projected_dim=[64,32],projection_sharing=headwise; or, with a checkpoint, from the checkpoint's,"
+            " as in hidden_dropout_prob=0.2."
         },
     )
     config_name: str | None = field(
@@ -262,26 +263,23 @@ def load_config(model_args):
     }
     name = model_args.model_name_or_path or model_args.config_name
     if name is not None:
-        if model_args.config_overrides is not None:
-            raise BadInput(
-                "--config_overrides goes with neither --model_name_or_path nor --config_name: they fix the configuration."
-            )
         argument = "model_name_or_path" if model_args.model_name_or_path else "config_name"
         try:
-            return AutoConfig.from_pretrained(name, **hub), hub
+            config = AutoConfig.from_pretrained(name, **hub)
         except (OSError, ValueError) as error:
             raise BadInput(f"--{argument} {name}: {first_line(error)}") from error
-
-    if model_args.model_type not in CONFIG_MAPPING:
+    elif model_args.model_type in CONFIG_MAPPING:
+        config = CONFIG_MAPPING[model_args.model_type]()
+    else:
         raise BadInput(f"--model_type {model_args.model_type}: transformers knows no such type.")
-    config_class = CONFIG_MAPPING[model_args.model_type]
-    overrides = {}
+
     if model_args.config_overrides is not None:
-        overrides = parse_overrides(model_args.config_overrides, config_class().to_dict())
-    try:
-        return config_class(**overrides), hub
-    except (ValueError, StrictDataclassError) as error:
-        raise BadInput(f"--config_overrides: {' '.join(str(error).split())}") from error
+        fields = config.to_dict()
+        try:
+            config = type(config)(**(fields | parse_overrides(model_args.config_overrides, fields)))
+        except (ValueError, StrictDataclassError) as error:
+            raise BadInput(f"--config_overrides: {' '.join(str(error).split())}") from error
+    return config, hub
 
 
 def train_tokenizer(texts, vocab_size, max_length):
@@ -370,6 +368,13 @@ def load_model(auto_class, config, model_args, hub, **options):
         )
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise BadInput(f"--model_name_or_path {model_args.model_name_or_path}: {first_line(error)}") from error
+    except RuntimeError as error:
+        if model_args.config_overrides is None:
+            raise
+        raise BadInput(
+            f"--config_overrides {model_args.config_overrides} does not fit the weights of {model_args.model_name_or_path}:"
+            " override what has none, such as dropouts."
+        ) from error
 
 
 # Checkpoints

@@ -171,6 +171,14 @@ def test_goes_on_from_a_checkpoint_line_by_line(finished_run, text_file, tmp_pat
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
+def test_overrides_of_a_checkpoint(finished_run, text_file, tmp_path):
+    model = (f"--model_name_or_path={finished_run[0]}", "--max_steps=1")
+    run_mlm.main(arguments(text_file, tmp_path / "out", *model, "--config_overrides=hidden_dropout_prob=0.3"))
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["hidden_dropout_prob"] == 0.3
+    with pytest.raises(BadInput, match="--config_overrides intermediate_size=31 does not fit the weights of .*: override what has none"):
+        run_mlm.main(arguments(text_file, tmp_path / "other", *model, "--config_overrides=intermediate_size=31"))
+
+
 def test_arguments_from_a_json_file(text_file, tmp_path):
     options = dict(argument[2:].split("=", 1) for argument in arguments(text_file, tmp_path / "out") if "=" in argument)
     options |= {"do_train": True, "max_steps": 1, "vocab_size": 300, "disable_tqdm": True, "save_steps": 10}
@@ -200,7 +208,7 @@ def test_wikitext(tmp_path):
         ("text", ("--config_overrides=projected_dim=1024",), "`projected_dim` must be from 1 to"),
         ("text", ("--config_overrides=hidden_size",), "not of the form name=value"),
         ("text", ("--text_column=words",), "--text_column words: the train data has only text"),
-        ("text", ("--model_name_or_path=/no/such/folder", "--config_overrides=hidden_size=8"), "goes with neither"),
+        ("text", ("--model_name_or_path=/no/such/folder",), "--model_name_or_path /no/such/folder: "),
         ("text", ("--resume_from_checkpoint=/no/such/folder",), "no whole checkpoint"),
         ("text", ("--mlm_probability=0",), "--mlm_probability is 0"),
         ("text", ("--dataset_name=/no/such/folder",), "--dataset_name and --train_file exclude each other"),
