@@ -649,6 +649,7 @@ def main(argv):
     check_output_dir(args.output_dir)
     source = args.model_name_or_path
     hub = {"revision": args.model_revision, "token": args.token, "cache_dir": args.cache_dir}
+    hub["trust_remote_code"] = False  # no model that can be converted brings code, so nobody needs to be asked
     names = ("projected_dim", "max_position_embeddings", "projection_type", "projection_sharing", "encoder_only")
     options = {name: getattr(args, name) for name in names if getattr(args, name) not in (None, False)}
     if isinstance(args.projected_dim, list) and len(args.projected_dim) == 1:

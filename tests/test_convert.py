@@ -369,6 +369,7 @@ def test_written_folders_load_anywhere_and_their_cards_run_as_printed(tmp_path):
         card = (output / "README.md").read_text()
         assert f"most {K} tokens" in card and f"has {N} positions" in card and f"`{folder}`" in card
         (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+        assert ("add_pooling_layer=False" in snippet) == (class_name == "RobertaModel")
         commands.append(snippet)
         printed.append(f"{torch.Size(shape)}")
 
@@ -430,10 +431,11 @@ def test_a_folder_that_holds_a_model_is_left_alone(tmp_path):
         (["--projected_dim", str(K), "--tokenizer_name", "bare"], "bare has no tokenizer.*--tokenizer_name"),
         (["--model_name_or_path", "nowhere/at-all"], "--model_name_or_path nowhere/at-all"),
         (["--model_name_or_path", "nothing.pt"], "no file nothing.pt"),
-        (["--model_name_or_path", "broken"], "--model_name_or_path broken"),
+        (["--model_name_or_path", "with_code"], "--model_name_or_path with_code: "),
+        (["--model_name_or_path", "broken", "--projected_dim", str(K)], "--model_name_or_path broken: .*header"),
     ],
 )
-def test_bad_arguments_give_one_line_and_leave_no_folder(options, message, tmp_path, monkeypatch):
+def test_bad_arguments_give_one_line_and_leave_no_folder(options, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     source = write_source(make_source("BertModel", vocab_size=15), Path("source"))
@@ -443,9 +445,14 @@ def test_bad_arguments_give_one_line_and_leave_no_folder(options, message, tmp_p
     make_source("BertModel").save_pretrained("bare")
     shutil.copytree(source, "broken")
     (Path("broken") / "model.safetensors").write_bytes(b"no weights")
+    code = {"model_type": "own-bert", "auto_map": {"AutoConfig": "own.OwnConfig"}}
+    shutil.copytree(source, "with_code")
+    (Path("with_code") / "config.json").write_text(json.dumps(code))
+    (Path("with_code") / "own.py").write_text("raise SystemExit('code of the checkpoint was run')")
     with pytest.raises(BadInput, match=message) as error:
         script.main(["--model_name_or_path", "source", "--output_dir", "out", *options])
     assert "\n" not in str(error.value) and not Path("out").exists()
+    assert capsys.readouterr().out == ""  # nor any question whether to run code
 
 
 def test_the_command_line_ends_in_one_line(tmp_path):
@@ -548,7 +555,7 @@ def test_fairseqs_classifier_and_untied_embeddings(tmp_path):
     torch.testing.assert_close(model(ids).logits, wanted, atol=1e-5, rtol=0)
 
     state = {name: tensor for name, tensor in state.items() if "sentiment" not in name}
-    state["encoder.lm_head.weight"] = state["encoder.lm_head.weight"] + 1
+    state["encoder.lm_head.weight"] = state["encoder.lm_head.weight"].flip(1)
     model = convert_fairseq_linformer(save_fairseq(state, tmp_path / "untied.pt"))
     model.save_pretrained(tmp_path)
     model = AutoModelForMaskedLM.from_pretrained(tmp_path)
