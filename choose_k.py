@@ -286,7 +286,6 @@ def main(argv):
     tokenizer = run_common.load_tokenizer(None, None, config, model_args, training_args, hub)
     try:
         convert_to_linformer.check_encoder(config)
-        tokenizer.model_max_length = min(tokenizer.model_max_length, convert_to_linformer.count_positions(config))
         n = run_common.find_max_seq_length(data_args, config, tokenizer)
         projected_dims = args.projected_dims or [2**power for power in range(1, n.bit_length())][-6:]
         for k, projection_type in product(projected_dims, args.projection_types):

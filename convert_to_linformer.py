@@ -35,7 +35,7 @@ import torch
 import transformers
 from huggingface_hub import ModelCardData
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.utils import cached_file
 
@@ -44,7 +44,7 @@ import run_common
 from configuration_linformer import LinformerConfig
 from configuration_linformer.configuration_linformer import PROJECTION_SHARINGS, PROJECTION_TYPES
 from modeling_linformer.modeling_linformer import LinformerLinearProjection
-from run_common import BadInput, first_line
+from run_common import BadInput, first_line, longest_input
 
 
 logger = transformers.utils.logging.get_logger("transformers.convert_to_linformer")
@@ -191,7 +191,7 @@ def convert_to_linformer(
     check_encoder(config)
     target_class, names = find_names(config, class_name)
     if max_position_embeddings is None:
-        max_position_embeddings = count_positions(config)
+        max_position_embeddings = longest_input(config)
     target_config = LinformerConfig(
         **carried_fields(config),
         max_position_embeddings=max_position_embeddings,
@@ -205,7 +205,7 @@ def convert_to_linformer(
     prefix = "" if hasattr(source, source.base_model_prefix) else f"{source.base_model_prefix}."
     state = rename({prefix + name: tensor for name, tensor in source.state_dict().items()}, names)
     positions = "linformer.embeddings.position_embeddings.weight"
-    state[positions] = tile(state[positions][-count_positions(config) :], max_position_embeddings)
+    state[positions] = tile(state[positions][-longest_input(config) :], max_position_embeddings)
     token_types = "linformer.embeddings.token_type_embeddings.weight"
     state.setdefault(token_types, torch.zeros(target_config.type_vocab_size, target_config.hidden_size))
     return make_linformer(target_class, target_config, state).to(source.device)
@@ -268,12 +268,6 @@ def carried_fields(config):
         if hasattr(config, source_name):
             fields[name] = getattr(config, source_name)
     return fields
-
-
-def count_positions(config):
-    """How many tokens the source reads. RoBERTa's first rows, up to that of the padding, are no positions."""
-    is_roberta = FAMILIES[config.model_type][1] is ROBERTA
-    return config.max_position_embeddings - (config.pad_token_id + 1 if is_roberta else 0)
 
 
 def transformer_subfolder(name, **hub):
@@ -535,17 +529,6 @@ def check_output_dir(folder):
         raise BadInput(f"--output_dir {folder} is a file: name a folder.")
 
 
-def load_tokenizer(name, hub):
-    """The tokenizer of a folder or Hub name."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **hub)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"the tokenizer of {name}: {first_line(error)} Name one with --tokenizer_name.") from error
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # made up for want of any file
-        raise BadInput(f"{name} has no tokenizer: name one with --tokenizer_name.")
-    return tokenizer
-
-
 TASKS = {
     "LinformerModel": ("AutoModel", "feature-extraction", "last_hidden_state"),
     "LinformerForMaskedLM": ("AutoModelForMaskedLM", "fill-mask", "logits"),
@@ -662,12 +645,14 @@ def main(argv):
                 raise BadInput(f"{source} is a Linformer already, so --{' and --'.join(options)} cannot be chosen.")
             model = convert_fairseq_linformer(source)
             if args.tokenizer_name is not None:
-                tokenizer = load_tokenizer(args.tokenizer_name, hub)
+                tokenizer = run_common.pretrained_tokenizer(args.tokenizer_name, **hub)
         else:
             model = convert_to_linformer(source, **options, **hub)
             in_source = hub | {"subfolder": transformer_subfolder(source, **hub)}
-            source_positions = count_positions(AutoConfig.from_pretrained(source, **in_source))
-            tokenizer = load_tokenizer(args.tokenizer_name or source, hub if args.tokenizer_name else in_source)
+            source_positions = longest_input(AutoConfig.from_pretrained(source, **in_source))
+            tokenizer = run_common.pretrained_tokenizer(
+                args.tokenizer_name or source, **(hub if args.tokenizer_name else in_source)
+            )
     except OSError as error:
         raise BadInput(f"--model_name_or_path {source}: {first_line(error)}") from error
     except (ValueError, StrictDataclassError, safetensors.SafetensorError) as error:

@@ -264,6 +264,8 @@ def load_config(model_args):
     name = model_args.model_name_or_path or model_args.config_name
     if name is not None:
         argument = "model_name_or_path" if model_args.model_name_or_path else "config_name"
+        if name.count("/") > 1 and not os.path.exists(name):  # no name on the Hub
+            raise BadInput(f"--{argument} {name}: there is no such folder.")
         try:
             config = AutoConfig.from_pretrained(name, **hub)
         except (OSError, ValueError) as error:
@@ -313,10 +315,18 @@ def load_tokenizer(checkpoint, texts, config, model_args, training_args, hub):
                 tokenizer.save_pretrained(training_args.output_dir)
                 return tokenizer
         return RobertaTokenizer.from_pretrained(training_args.output_dir)
+    return pretrained_tokenizer(name or checkpoint, use_fast=model_args.use_fast_tokenizer, **hub)
+
+
+def pretrained_tokenizer(name, **options):
+    """The tokenizer of a folder or of a name on the Hub."""
     try:
-        return AutoTokenizer.from_pretrained(name or checkpoint, use_fast=model_args.use_fast_tokenizer, **hub)
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
     except (OSError, ValueError) as error:
-        raise BadInput(f"--tokenizer_name {name or checkpoint}: {first_line(error)}") from error
+        raise BadInput(f"the tokenizer of {name}: {first_line(error)} Name one with --tokenizer_name.") from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # made up by transformers for want of any file
+        raise BadInput(f"{name} has no tokenizer: name one with --tokenizer_name.")
+    return tokenizer
 
 
 def with_vocabulary(config, tokenizer, model_args):

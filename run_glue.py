@@ -447,7 +447,7 @@ def load_classifier(config, model_args, hub):
             hub,
             ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
         )
-    except RuntimeError as error:
+    except RuntimeError as error:  # sizes that differ
         raise BadInput(
             f"--model_name_or_path {model_args.model_name_or_path} has a head that does not fit {config.num_labels} labels:"
             " give --ignore_mismatched_sizes to start with a new one."

@@ -17,9 +17,10 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokeni
 import convert_to_linformer as script
 from convert_to_linformer import convert_fairseq_linformer, convert_to_linformer
 from modeling_linformer import LinformerForMaskedLM, LinformerForSequenceClassification, LinformerModel
-from run_common import BadInput
 from naive_fairseq import fairseq_class_logits, fairseq_features, fairseq_lm_logits, fairseq_state
-from test_travel import CODE, WITHOUT_PACKAGES
+from processes import WITHOUT_PACKAGES, offline
+from run_common import BadInput
+from test_travel import CODE
 
 
 ROOT = Path(__file__).parent.parent
@@ -100,7 +101,7 @@ def write_source(model, folder):
 
 def run_without_packages(code, folder):
     """What the code prints in a fresh process that can import neither package, offline, with an empty cache."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    environment = offline(folder / "cache") | {"OMP_NUM_THREADS": "1"}
     environment.pop("PYTHONPATH", None)
     process = subprocess.run(
         [sys.executable, "-c", WITHOUT_PACKAGES + code],
