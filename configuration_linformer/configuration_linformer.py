@@ -21,7 +21,7 @@ from transformers.utils import auto_docstring
 
 
 PROJECTION_SHARINGS = ("none", "headwise", "key_value", "layerwise")
-PROJECTION_TYPES = ("linear", "mean_pool", "max_pool", "conv")
+PROJECTION_TYPES = ("linear", "mean_pool", "max_pool", "attention_pool", "conv")
 
 # Every class that a checkpoint can be loaded as, whichever of them saved it.
 AUTO_MAP = {
@@ -52,7 +52,8 @@ class LinformerConfig(PreTrainedConfig):
         What projects n rows to k (section 4, general projections): `"linear"`, a learned k x n matrix; `"conv"`, a
         learned convolution along the sequence with kernel and stride n / k; `"mean_pool"` and `"max_pool"`, pooling
         over k windows that adapt to each sequence's own length, the first token in a window of its own, so that an
-        input of at most k tokens gets full attention.
+        input of at most k tokens gets full attention; `"attention_pool"`, a mean over the same windows, weighted for
+        each head by a softmax of the scores for the mean query, which is no projection of the paper's.
     sparse_prediction (`bool`, *optional*, defaults to `False`):
         Whether `LinformerForMaskedLM`, given labels, scores the vocabulary at the tokens to predict alone. The loss is the
         same, for about a seventh of the head's time and memory.

@@ -170,32 +170,73 @@ class LinformerPoolProjection(nn.Module):
     def __init__(self, config, layer_idx=0):
         super().__init__()
         self.projected_dim = config.projected_dims[layer_idx]
-        self.mode = {"mean_pool": "mean", "max_pool": "max"}[config.projection_type]
+        self.mode = {"mean_pool": "mean", "max_pool": "max"}.get(config.projection_type)
 
     def forward(self, rows, attention_mask):
-        batch_size, seq_length, _ = rows.shape
+        order, starts, slot_mask = self.windows(*rows.shape[:2], rows.device, attention_mask)
+        first_rows = rows.shape[1] * torch.arange(rows.shape[0], device=rows.device).unsqueeze(1)  # of each sequence
+        pooled = nn.functional.embedding_bag(
+            (first_rows + order).flatten(), rows.flatten(0, 1), (first_rows + starts).flatten(), mode=self.mode
+        )
+        return pooled.unflatten(0, starts.shape)[:, :-1], None, slot_mask
+
+    def windows(self, batch_size, seq_length, device, attention_mask):
+        """
+        The tokens of each sequence in an order in which windows are contiguous, (b, n'), where each window starts in it,
+        (b, slots + 1), the last one being of the padding and to be thrown away, and which slots hold a token.
+        """
         slots = min(self.projected_dim, seq_length)
-        first_rows = seq_length * torch.arange(batch_size, device=rows.device).unsqueeze(1)  # of each sequence, flattened
         if attention_mask is None:
-            lengths = torch.full_like(first_rows, seq_length)
-            order = torch.arange(batch_size * seq_length, device=rows.device)
+            lengths = torch.full((batch_size, 1), seq_length, device=device)
+            order = torch.arange(seq_length, device=device).expand(batch_size, -1)
             slot_mask = None
         else:
             lengths = attention_mask.sum(1, keepdim=True)
             # The tokens of each sequence first, its padding behind them, wherever it was
-            order = first_rows + attention_mask.int().argsort(dim=1, descending=True, stable=True)
+            order = attention_mask.int().argsort(dim=1, descending=True, stable=True)
             # A sequence of padding alone keeps one slot, or its softmax would have nothing to sum
-            slot_mask = torch.arange(slots, device=rows.device) < lengths.clamp(min=1)
+            slot_mask = torch.arange(slots, device=device) < lengths.clamp(min=1)
 
         # Window 0 is token 0; window j + 1 starts at token 1 + j (length - 1) / (slots - 1), where `slots` is no more than
-        # the length. A last window, of the padding, is thrown away.
-        steps = torch.arange(slots, device=rows.device)
+        # the length.
+        steps = torch.arange(slots, device=device)
         starts = 1 + steps * (lengths - 1).clamp(min=0) // (lengths.clamp(max=slots) - 1).clamp(min=1)
-        starts = nn.functional.pad(starts.clamp(max=lengths), (1, 0))  # (b, slots + 1)
+        return order, nn.functional.pad(starts.clamp(max=lengths), (1, 0)), slot_mask
+
+
+class LinformerAttentionPoolProjection(LinformerPoolProjection):
+    """
+    A weighted mean over the same windows: within each, a softmax of the tokens' scores for the sequence's mean query. So
+    a window shows what a typical row would have attended to in it, where a plain mean shows what nobody looks at, too.
+    E and F depend on the input, and on the head: a step further than the paper, at O(n d) per head, without parameters.
+    """
+
+    def forward(self, rows, attention_mask, scores):
+        """Of `scores` (b, h, n'): the projected rows of each head, (b, h, slots, d)."""
+        batch_size, num_heads, seq_length = scores.shape
+        order, starts, slot_mask = self.windows(batch_size, seq_length, rows.device, attention_mask)
+        first_rows = seq_length * torch.arange(batch_size, device=rows.device).unsqueeze(1)
+        tokens = (first_rows + order).unsqueeze(1).expand_as(scores)
+        lists = torch.arange(batch_size * num_heads, device=rows.device).view(batch_size, num_heads, 1)
+        offsets = (seq_length * lists + starts.unsqueeze(1)).flatten()
+
+        # A softmax in each window, of which one may have far lower scores than the others, but its weights no sum of 0
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        if attention_mask is not None:
+            scores = scores.masked_fill(~attention_mask.unsqueeze(1), torch.finfo(scores.dtype).min)
+        weights = (scores - scores.amax(-1, keepdim=True).detach()).clamp(min=-60).exp()
+        weights = weights.gather(-1, order.unsqueeze(1).expand_as(scores))
+        sums = nn.functional.embedding_bag(
+            torch.arange(weights.numel(), device=rows.device), weights.reshape(-1, 1), offsets, mode="sum"
+        ).view(batch_size, num_heads, -1)
+        places = torch.arange(seq_length, device=rows.device).expand_as(order).contiguous()
+        window = torch.searchsorted(starts, places, right=True) - 1
+        weights = weights / sums.gather(-1, window.unsqueeze(1).expand_as(scores))
+
         pooled = nn.functional.embedding_bag(
-            order.flatten(), rows.flatten(0, 1), (first_rows + starts).flatten(), mode=self.mode
+            tokens.flatten(), rows.flatten(0, 1), offsets, mode="sum", per_sample_weights=weights.flatten().to(rows.dtype)
         )
-        return pooled.unflatten(0, (batch_size, slots + 1))[:, :-1], None, slot_mask
+        return pooled.view(batch_size, num_heads, -1, rows.shape[-1])[:, :, :-1], None, slot_mask
 
 
 PROJECTION_CLASSES = {
@@ -203,6 +244,7 @@ PROJECTION_CLASSES = {
     "conv": LinformerConvProjection,
     "mean_pool": LinformerPoolProjection,
     "max_pool": LinformerPoolProjection,
+    "attention_pool": LinformerAttentionPoolProjection,
 }
 
 
@@ -277,6 +319,10 @@ class LinformerSelfAttention(nn.Module):
         if self.features_first:
             key_layer, _, slot_mask = E(self.key(hidden_states), attention_mask)
             value_layer, _, _ = F(self.value(hidden_states), attention_mask)
+        elif self.config.projection_type == "attention_pool":
+            scores = self.scores_of_mean_query(hidden_states, attention_mask)
+            projected, _, slot_mask = E(hidden_states, attention_mask, scores)  # E_i X for each head
+            key_layer, value_layer = (self.linear_per_head(linear, projected) for linear in (self.key, self.value))
         else:
             projected, row_sums, slot_mask = E(hidden_states, attention_mask)  # E X, of k rows
             key_layer = self.linear_after_projection(self.key, projected, row_sums)
@@ -313,6 +359,22 @@ class LinformerSelfAttention(nn.Module):
             **kwargs,
         )
         return attn_output.flatten(2), attn_weights
+
+    def scores_of_mean_query(self, hidden_states, attention_mask):
+        """(b, h, n), up to a constant of each head. The mean of queries is the query of the mean row."""
+        weights = torch.ones_like(hidden_states[..., 0]) if attention_mask is None else attention_mask
+        weights = weights.to(torch.promote_types(hidden_states.dtype, torch.float32))
+        weights = weights / weights.sum(1, keepdim=True).clamp(min=1)
+        mean_row = weights.to(hidden_states.dtype).unsqueeze(1) @ hidden_states  # (b, 1, d)
+        mean_query = self.split_heads(self.query(mean_row))  # (b, h, 1, d / h)
+        mean_query = mean_query @ self.key.weight.unflatten(0, (-1, self.attention_head_size))  # q Wᵀ, (b, h, 1, d)
+        return mean_query.squeeze(2) @ hidden_states.mT * self.scaling
+
+    def linear_per_head(self, linear, rows):
+        """(b, h, k, d) -> (b, k, d): each head's features of its own rows."""
+        weight = linear.weight.unflatten(0, (-1, self.attention_head_size))  # (h, d / h, d)
+        features = rows @ weight.mT + linear.bias.view(-1, 1, self.attention_head_size)
+        return features.transpose(1, 2).flatten(2)
 
     @staticmethod
     def linear_after_projection(linear, projected, row_sums):

@@ -45,6 +45,8 @@ def naive_self_attention(model, index, rows):
     for head in range(config.num_attention_heads):
         features = slice(head * d_head, (head + 1) * d_head)
         E, F = projection_weights(model, index, head)
+        if config.projection_type == "attention_pool":
+            E = F = attention_pool_weights(config, index, query[:, features], key[:, features])
         projected_key = project(config, index, E, key[:, features])
         projected_value = project(config, index, F, value[:, features])
         attended = []
@@ -57,9 +59,9 @@ def naive_self_attention(model, index, rows):
 
 
 def projection_weights(model, index, head):
-    """The weights of E_i and F_i for one head of one layer; None for poolings, which have none."""
+    """The weights of E_i and F_i for one head of one layer; None for poolings, which have no parameters."""
     config, attention = model.config, model.encoder.layer[index].attention.self
-    if config.projection_type in ("mean_pool", "max_pool"):
+    if config.projection_type in ("mean_pool", "max_pool", "attention_pool"):
         return None, None
     if config.projection_sharing == "layerwise":
         return model.encoder.E.weight, model.encoder.E.weight
@@ -73,7 +75,8 @@ def projection_weights(model, index, head):
 def project(config, index, weight, rows):
     """The list of projected rows: k of them, or fewer where a short sequence leaves windows without a token."""
     n, k = config.max_position_embeddings, config.projected_dims[index]
-    if config.projection_type == "linear":
+    if config.projection_type in ("linear", "attention_pool"):
+        k = len(weight)
         return [sum(weight[slot, token] * row for token, row in enumerate(rows)) for slot in range(k)]
     if config.projection_type == "conv":
         return [
@@ -82,6 +85,17 @@ def project(config, index, weight, rows):
         ]
     windows = [torch.stack([rows[token] for token in window]) for window in pooling_windows(len(rows), k)]
     return [window.mean(0) if config.projection_type == "mean_pool" else window.amax(0) for window in windows]
+
+
+def attention_pool_weights(config, index, query, key):
+    """E_i = F_i of a head: each window's softmax of the scores for the mean query, one row a window."""
+    mean_query = sum(query) / len(query)
+    weights = []
+    for window in pooling_windows(len(key), config.projected_dims[index]):
+        scores = {token: (mean_query @ key[token] / math.sqrt(len(mean_query))).exp() for token in window}
+        zero = key.new_zeros(())
+        weights.append(torch.stack([scores.get(token, zero) for token in range(len(key))]) / sum(scores.values()))
+    return torch.stack(weights)
 
 
 def pooling_windows(length, k):

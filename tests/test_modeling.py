@@ -29,8 +29,8 @@ from modeling_linformer import (
 torch.set_num_threads(1)
 
 SHARINGS = ("none", "headwise", "key_value", "layerwise")
-TYPES = ("linear", "mean_pool", "max_pool", "conv")
-POOLS = ("mean_pool", "max_pool")
+TYPES = ("linear", "mean_pool", "max_pool", "attention_pool", "conv")
+POOLS = ("mean_pool", "max_pool", "attention_pool")
 VOCAB, PAD, N, K = 50, 1, 24, 6
 # One token, fewer than k, k, between k and n (no multiple of the convolution's window of 4), n
 LENGTHS = (1, 3, K, 13, N)
@@ -586,7 +586,7 @@ def compile_inputs(batch_size, length, with_mask):
 
 
 @with_and_without_mask
-@pytest.mark.parametrize("projection_type", ["linear", "mean_pool", "conv"])
+@pytest.mark.parametrize("projection_type", ["linear", "mean_pool", "attention_pool", "conv"])
 @torch.no_grad()
 def test_compiles_to_one_graph(projection_type, with_mask):
     torch._dynamo.reset()
@@ -598,7 +598,7 @@ def test_compiles_to_one_graph(projection_type, with_mask):
 
 
 @with_and_without_mask
-@pytest.mark.parametrize("projection_type", ["linear", "mean_pool", "conv"])
+@pytest.mark.parametrize("projection_type", ["linear", "mean_pool", "attention_pool", "conv"])
 @torch.no_grad()
 def test_exports_with_dynamic_batch_and_length(projection_type, with_mask):
     model = make_model(LinformerForMaskedLM, projection_type=projection_type, num_hidden_layers=1)
