@@ -40,16 +40,16 @@ from pathlib import Path
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from torch.nn.functional import cosine_similarity
 from tqdm.auto import tqdm
 from transformers import AutoModel, TrainingArguments
 
 import convert_to_linformer
+import run_adaptation
 import run_common
 import run_mlm
 from configuration_linformer import LinformerConfig
 from configuration_linformer.configuration_linformer import PROJECTION_TYPES
-from run_common import BadInput, ModelArguments, first_line
+from run_common import BadInput, ModelArguments, first_line, markdown_table
 
 
 MEASURES = ("per_token", "per_document")
@@ -121,11 +121,8 @@ def last_hidden_states(encoder, sequences, description):
 
 def closeness(hidden, original):
     """The cosines of states (samples, n, d) with the original's: mean and standard deviation over the documents."""
-    cosines = (
-        cosine_similarity(hidden, original, dim=-1).mean(1),
-        cosine_similarity(hidden.mean(1), original.mean(1), dim=-1),
-    )
-    return {name: [c.mean().item(), c.std().item()] for name, c in zip(MEASURES, cosines, strict=True)}
+    cosines = run_adaptation.closeness(hidden, original, torch.ones(hidden.shape[:2]))
+    return {name: [c.mean().item(), c.std().item()] for name, c in zip(MEASURES, cosines.T, strict=True)}
 
 
 def measure_closeness(model, sequences, projection_types, projected_dims):
@@ -193,10 +190,6 @@ def projected_dims_for_mass(model, sequences, mass=0.9):
 # Tables and plots
 
 
-def format_table(header, rows):
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in (header, ["---"] * len(header), *rows))
-
-
 def make_tables(rows, other, cumulative, mass):
     n = cumulative.shape[-1]
     rows = [*rows, {"projection_type": "(another document)", "k": ""} | other]
@@ -212,9 +205,9 @@ def make_tables(rows, other, cumulative, mass):
     return "\n\n".join(
         [
             "Cosine with the original's last hidden states, untrained: mean ± standard deviation over documents",
-            format_table(["projection", "k", "per token", "per document"], cosines),
+            markdown_table(["projection", "k", "per token", "per document"], cosines),
             f"The k that keeps {mass:g} of the mass of the singular values, of n = {n}",
-            format_table(["layer", "k", "least of a head", "greatest of a head", f"mass at n/4 = {n // 4}"], layers),
+            markdown_table(["layer", "k", "least of a head", "greatest of a head", f"mass at n/4 = {n // 4}"], layers),
         ]
     )
 

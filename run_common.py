@@ -379,11 +379,15 @@ def load_model(auto_class, config, model_args, hub, **options):
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise BadInput(f"--model_name_or_path {model_args.model_name_or_path}: {first_line(error)}") from error
     except RuntimeError as error:
-        if model_args.config_overrides is None:
+        cures = []
+        if model_args.config_overrides is not None:
+            cures.append(f"keep --config_overrides {model_args.config_overrides} to what has no weights, such as dropouts")
+        if "ignore_mismatched_sizes" in options:
+            cures.append(f"give --ignore_mismatched_sizes to start with a new head for {config.num_labels} labels")
+        if not cures:
             raise
         raise BadInput(
-            f"--config_overrides {model_args.config_overrides} does not fit the weights of {model_args.model_name_or_path}:"
-            " override what has none, such as dropouts."
+            f"--model_name_or_path {model_args.model_name_or_path}: its weights have other sizes: {', or '.join(cures)}."
         ) from error
 
 
@@ -431,9 +435,9 @@ def checkpoint_to_resume(training_args):
 
 def check_same_model(config, vocab_size, training_args, checkpoint=None):
     """Refuses to train into a folder, or to go on from a checkpoint, that holds another model than the one to train."""
-    for folder in (training_args.output_dir, checkpoint) if training_args.do_train else ():
-        path = Path(folder or training_args.output_dir) / "config.json"
-        if not path.is_file():
+    for folder in filter(None, (training_args.output_dir, checkpoint)):
+        path = Path(folder) / "config.json"
+        if not training_args.do_train or not path.is_file():
             continue
         theirs, ours = json.loads(path.read_text(encoding="utf-8")), config.to_dict()
         ours["vocab_size"] = max(config.vocab_size, vocab_size)  # a larger tokenizer makes the embeddings grow
@@ -527,20 +531,22 @@ print(model({json.dumps(self.example)}))
 
 ## On the evaluation data
 
-{markdown_table("measure", "value", results) if results else "Not evaluated."}
+{markdown_table(("measure", "value"), results.items()) if results else "Not evaluated."}
 
 ## Training
 
-{markdown_table("setting", "value", settings)}
+{markdown_table(("setting", "value"), settings.items())}
 
 Transformers {transformers.__version__}, torch {torch.__version__}.
 """
         (Path(self.args.output_dir) / "README.md").write_text(card, encoding="utf-8")
 
 
-def markdown_table(first, second, rows):
-    lines = [f"| {name} | {f'{value:.4g}' if isinstance(value, float) else value} |" for name, value in rows.items()]
-    return "\n".join([f"| {first} | {second} |", "|---|---|", *lines])
+def markdown_table(header, rows):
+    def line(cells):
+        return f"| {' | '.join(f'{cell:.4g}' if isinstance(cell, float) else str(cell) for cell in cells)} |"
+
+    return "\n".join([line(header), line(["---"] * len(header)), *map(line, rows)])
 
 
 def train(trainer, checkpoint):

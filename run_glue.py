@@ -438,22 +438,6 @@ def check_arguments(model_args, training_args):
         raise BadInput("which model? Give --model_name_or_path, or, from scratch, --config_name or --config_overrides.")
 
 
-def load_classifier(config, model_args, hub):
-    try:
-        return run_common.load_model(
-            AutoModelForSequenceClassification,
-            config,
-            model_args,
-            hub,
-            ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
-        )
-    except RuntimeError as error:  # sizes that differ
-        raise BadInput(
-            f"--model_name_or_path {model_args.model_name_or_path} has a head that does not fit {config.num_labels} labels:"
-            " give --ignore_mismatched_sizes to start with a new one."
-        ) from error
-
-
 def main(argv):
     argument_classes = (ClassifierArguments, TaskArguments, FineTuningArguments)
     model_args, data_args, training_args = run_common.parse_arguments(
@@ -475,7 +459,7 @@ def main(argv):
     )
     set_labels(config, labels)
     texts = None
-    if "train" in raw:
+    if "train" in raw and not (model_args.model_name_or_path or model_args.tokenizer_name):  # to train a tokenizer on
         texts = Dataset.from_dict({"text": [text for column in columns for text in raw["train"][column]]})
     tokenizer = run_common.load_tokenizer(checkpoint, texts, config, model_args, training_args, hub)
     if model_args.model_name_or_path is None:
@@ -499,7 +483,8 @@ def main(argv):
         callbacks.append(EarlyStoppingCallback(training_args.early_stopping_patience))
 
     set_seed(training_args.seed)
-    model = load_classifier(config, model_args, hub)
+    head = {"ignore_mismatched_sizes": model_args.ignore_mismatched_sizes}
+    model = run_common.load_model(AutoModelForSequenceClassification, config, model_args, hub, **head)
     trainer = ScriptTrainer(
         model=model,
         args=training_args,

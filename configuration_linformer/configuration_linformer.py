@@ -121,6 +121,7 @@ class LinformerConfig(PreTrainedConfig):
         self.validate_decoder()
         self.validate_hidden_size()
         self.validate_projection()
+        self.validate_inference_chunk_size()
 
     @property
     def projected_dims(self) -> list[int]:
@@ -142,6 +143,12 @@ class LinformerConfig(PreTrainedConfig):
                     " projected row mixes all positions, later ones too, and no causal mask can take them apart. Leave"
                     f" `{name}=False`, and use a causal model to generate text."
                 )
+
+    def validate_inference_chunk_size(self):
+        if self.inference_chunk_size < 0:
+            raise ValueError(
+                f"`inference_chunk_size` must be a number of rows, or 0 for never, got {self.inference_chunk_size}."
+            )
 
     def validate_hidden_size(self):
         if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:

@@ -70,8 +70,6 @@ class LinformerEmbeddings(nn.Module):
     ) -> torch.Tensor:
         if inputs_embeds is None:
             inputs_embeds = self.word_embeddings(input_ids)
-        if position_ids is None:
-            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device).unsqueeze(0)
         if token_type_ids is None:
             token_type_ids = torch.zeros_like(position_ids)
 
@@ -81,7 +79,7 @@ class LinformerEmbeddings(nn.Module):
         return self.dropout(embeddings)
 
 
-# The three kinds of projection. Each maps rows (b, n', d) and an attention mask (b, n') or None, n' <= n, to
+# The kinds of projection. Each maps rows (b, n', d) and an attention mask (b, n') or None, n' <= n, to
 #   - the projected rows (b, slots, d), slots <= k;
 #   - E 1, the sums of E's rows over the tokens that are no padding, as (b or 1, slots, 1), or None where they are 1;
 #   - which slots hold a token, as a boolean (b, slots), or None where all do.
@@ -627,7 +625,8 @@ class LinformerModel(LinformerPreTrainedModel):
 
         chunk_size = self.inference_chunk_size(input_shape[1], **kwargs)
         if position_ids is None:
-            position_ids = torch.arange(input_shape[1], device=self.device).unsqueeze(0)
+            device = input_ids.device if input_ids is not None else inputs_embeds.device
+            position_ids = torch.arange(input_shape[1], device=device).unsqueeze(0)
 
         def embed(rows):
             inputs = (input_ids, token_type_ids, position_ids, inputs_embeds)
@@ -636,9 +635,7 @@ class LinformerModel(LinformerPreTrainedModel):
         hidden_states = in_row_blocks(embed, input_shape[1], chunk_size)
         # Nobody else has the embeddings, nor what each layer makes of them, unless all hidden states are to be returned
         in_place = not kwargs.get("output_hidden_states", self.config.output_hidden_states)
-        sequence_output = self.encoder(
-            hidden_states, attention_mask, chunk_size, in_place and chunk_size is not None, **kwargs
-        ).last_hidden_state
+        sequence_output = self.encoder(hidden_states, attention_mask, chunk_size, in_place, **kwargs).last_hidden_state
         pooled_output = self.pooler(sequence_output) if self.pooler is not None else None
 
         return BaseModelOutputWithPooling(last_hidden_state=sequence_output, pooler_output=pooled_output)

@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 
@@ -37,6 +39,34 @@ def offline(home):
     caches = ("HF_MODULES_CACHE", "HF_HUB_CACHE", "TRANSFORMERS_CACHE")
     kept = {name: value for name, value in os.environ.items() if name not in caches}
     return kept | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(home)}
+
+
+# accelerate's --cpu starts one process, or several by MPI alone; its --multi_gpu launcher is torchrun, and the scripts'
+# --use_cpu keeps them off any GPU
+TWO_PROCESSES = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1")
+TWO_PROCESSES += ("--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0")
+
+
+def script_process(tmp_path, script, arguments, launcher=()):
+    """The command, and the options of `subprocess`, that run one of the project's scripts as a user does."""
+    command = [sys.executable, *launcher, str(ROOT / script), *arguments]
+    return command, {"env": offline(tmp_path / "hf") | {"OMP_NUM_THREADS": "1"}, "cwd": tmp_path}
+
+
+def run_script(tmp_path, script, arguments, launcher=()):
+    command, options = script_process(tmp_path, script, arguments, launcher)
+    return subprocess.run(command, capture_output=True, text=True, **options)
+
+
+def kill_script(tmp_path, script, arguments, checkpoint):
+    """Starts a script, and kills it as soon as it has begun to write the checkpoint, which may be half written then."""
+    command, options = script_process(tmp_path, script, arguments)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)
+    while not checkpoint.exists():
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
 
 
 def run_python(script, tmp_path, *arguments, environment=offline):

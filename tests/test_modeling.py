@@ -429,6 +429,7 @@ def test_bad_inputs(inputs, message):
         ({"projection_sharing": "some"}, ["projection_sharing", "'some'", *SHARINGS]),
         ({"projection_type": "dct"}, ["projection_type", "'dct'", *TYPES]),
         ({"projection_type": "conv", "projected_dim": 5}, ["conv", "max_position_embeddings", "24", "projected_dim"]),
+        ({"inference_chunk_size": -1}, ["inference_chunk_size", "0 for never", "got -1"]),
         ({"projection_type": "mean_pool", "projected_dim": 1}, ["projected_dim", "mean_pool", "from 2", "got 1"]),
     ],
     ids=str,

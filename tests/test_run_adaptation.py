@@ -1,18 +1,13 @@
 """run_adaptation.py as a user runs it: the student comes closer to its teacher, whatever the batch or the processes."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from convert_to_linformer import convert_to_linformer
 from datasets import Dataset
+from processes import TWO_PROCESSES, kill_script, run_script
 from pydoc_data.topics import topics
 from safetensors.torch import load_file
 from transformers import BertConfig, BertForMaskedLM, BertModel
@@ -21,9 +16,6 @@ import run_adaptation
 import run_common
 from modeling_linformer import LinformerForMaskedLM
 from run_common import BadInput
-
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="session")
@@ -72,10 +64,6 @@ def arguments(pair, output_dir, *more):
         "--disable_tqdm=True",
         *map(str, more),
     ]
-
-
-def environment(tmp_path):
-    return os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
 def read(folder, name):
@@ -140,15 +128,10 @@ def test_loss_and_closeness_are_as_defined(pair):
 
 
 def test_killed_at_any_step_the_final_weights_are_the_same(pair, finished_run, tmp_path):
-    command = [sys.executable, str(ROOT / "run_adaptation.py"), *arguments(pair, tmp_path / "out")]
-    process = subprocess.Popen(command, env=environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (tmp_path / "out" / "checkpoint-20").exists():
-        assert process.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    argv = arguments(pair, tmp_path / "out")
+    kill_script(tmp_path, "run_adaptation.py", argv, tmp_path / "out" / "checkpoint-20")
     assert not (tmp_path / "out" / "checkpoint-40").exists()
-    result = subprocess.run(command, capture_output=True, text=True, env=environment(tmp_path), cwd=tmp_path)
+    result = run_script(tmp_path, "run_adaptation.py", argv)
     assert result.returncode == 0, result.stderr
     assert "Going on from" in result.stderr
     ours, theirs = weights(tmp_path / "out"), weights(finished_run)
@@ -156,11 +139,8 @@ def test_killed_at_any_step_the_final_weights_are_the_same(pair, finished_run, t
 
 
 def test_two_processes_train_as_one(pair, finished_run, tmp_path):
-    launcher = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1")
-    launcher += ("--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0")
     argv = arguments(pair, tmp_path / "out", "--per_device_train_batch_size=2")
-    command = [sys.executable, *launcher, str(ROOT / "run_adaptation.py"), *argv]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment(tmp_path), cwd=tmp_path)
+    result = run_script(tmp_path, "run_adaptation.py", argv, TWO_PROCESSES)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "out" / "checkpoint-40" / "rng_state_1.pth").is_file(), "there was no second process"
     one, two = weights(finished_run), weights(tmp_path / "out")

@@ -2,11 +2,6 @@
 
 import csv
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import datasets
@@ -16,6 +11,7 @@ import pytest
 import torch
 import transformers
 from datasets import ClassLabel, Dataset, Features, Value
+from processes import ROOT, TWO_PROCESSES, kill_script, run_script
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, pipeline
 
@@ -24,7 +20,6 @@ from modeling_linformer import LinformerForSequenceClassification
 from run_common import BadInput
 
 
-ROOT = Path(__file__).parent.parent
 GLUE = ROOT.parent / "shared" / "data" / "glue"
 IMDB = ROOT.parent / "shared" / "data" / "imdb"
 TINY = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=32,projected_dim=8"
@@ -349,27 +344,16 @@ def test_an_undefined_score_is_no_best_score():
 # Runs
 
 
-def environment(tmp_path):
-    return os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-
-
 def test_killed_at_any_step_the_final_weights_are_the_same(tmp_path):
     path = write_rows(tmp_path / "train.csv", reviews())
     options = (f"--train_file={path}", f"--validation_file={path}", "--do_eval", "--eval_strategy=steps", "--eval_steps=10")
 
-    def command(name):
-        return [sys.executable, str(ROOT / "run_glue.py"), *arguments(tmp_path / name, *options, "--max_steps=40")]
-
-    process = subprocess.Popen(command("killed"), env=environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (tmp_path / "killed" / "checkpoint-20").exists():
-        assert process.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    argv = {name: arguments(tmp_path / name, *options, "--max_steps=40") for name in ("killed", "whole")}
+    kill_script(tmp_path, "run_glue.py", argv["killed"], tmp_path / "killed" / "checkpoint-20")
     assert not (tmp_path / "killed" / "checkpoint-40").exists()
 
-    for name in ("killed", "whole"):
-        result = subprocess.run(command(name), capture_output=True, text=True, env=environment(tmp_path), cwd=tmp_path)
+    for name in argv:
+        result = run_script(tmp_path, "run_glue.py", argv[name])
         assert result.returncode == 0, result.stderr
         assert ("Going on from" in result.stderr) == (name == "killed")
     ours, theirs = weights(tmp_path / "killed"), weights(tmp_path / "whole")
@@ -379,17 +363,14 @@ def test_killed_at_any_step_the_final_weights_are_the_same(tmp_path):
 
 @pytest.mark.parametrize("labels", [("bad", "good"), (0.5, 2.0, -1.0)])
 def test_two_processes_train_as_one(labels, tmp_path):
-    launcher = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1")
-    launcher += ("--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0")
     path = write_rows(tmp_path / "train.jsonl", reviews(labels))
     no_dropout = f"--config_overrides={TINY},hidden_dropout_prob=0.0,attention_probs_dropout_prob=0.0"
     # 23 rows to evaluate on: two processes must not count the odd one twice
     options = (f"--train_file={path}", f"--validation_file={path}", "--max_eval_samples=23", "--do_eval", no_dropout)
     metrics = []
-    for name, batch_size, start in (("one", 4, ()), ("two", 2, launcher)):
+    for name, batch_size, launcher in (("one", 4, ()), ("two", 2, TWO_PROCESSES)):
         options_here = (*options, "--max_steps=12", "--logging_steps=1", f"--per_device_train_batch_size={batch_size}")
-        command = [sys.executable, *start, str(ROOT / "run_glue.py"), *arguments(tmp_path / name, *options_here)]
-        result = subprocess.run(command, capture_output=True, text=True, env=environment(tmp_path), cwd=tmp_path)
+        result = run_script(tmp_path, "run_glue.py", arguments(tmp_path / name, *options_here), launcher)
         assert result.returncode == 0, result.stderr
         metrics.append(read(tmp_path / name))
     assert (tmp_path / "two" / "checkpoint-12" / "rng_state_1.pth").is_file(), "there was no second process"
@@ -456,7 +437,7 @@ def test_a_head_of_another_size(tmp_path):
     run_glue.main(arguments(tmp_path / "model", f"--train_file={path}"))
     three = write_rows(tmp_path / "three.csv", reviews(("bad", "fair", "good")))
     options = [*fine_tuned(tmp_path), "--do_train", f"--train_file={three}"]
-    with pytest.raises(BadInput, match="a head that does not fit 3 labels: give --ignore_mismatched_sizes"):
+    with pytest.raises(BadInput, match="weights have other sizes: give --ignore_mismatched_sizes to start with a new head for 3 labels"):
         run_glue.main(options)
     run_glue.main([*options, "--ignore_mismatched_sizes"])
     assert read(tmp_path / "out", "config.json")["label2id"] == {"bad": 0, "fair": 1, "good": 2}
@@ -472,8 +453,7 @@ def test_a_checkpoint_is_needed(tmp_path):
 
 
 def test_bad_input_leaves_no_traceback(tmp_path):
-    command = [sys.executable, str(ROOT / "run_glue.py"), *arguments(tmp_path / "out", "--train_file=missing.csv")]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment(tmp_path), cwd=tmp_path)
+    result = run_script(tmp_path, "run_glue.py", arguments(tmp_path / "out", "--train_file=missing.csv"))
     assert result.returncode in (1, 2)
     assert "run_glue.py: error: --train_file: there is no file" in result.stderr
     assert "Traceback" not in result.stderr

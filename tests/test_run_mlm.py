@@ -1,12 +1,7 @@
 """run_mlm.py as a user runs it: on files, killed and started again, in two processes, and with bad input."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +9,7 @@ import pytest
 import torch
 import transformers
 from datasets import Dataset
+from processes import ROOT, TWO_PROCESSES, kill_script, run_script
 from pydoc_data.topics import topics
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer, RobertaConfig, pipeline
@@ -23,7 +19,6 @@ import run_mlm
 from run_common import BadInput
 
 
-ROOT = Path(__file__).parent.parent
 WIKITEXT = ROOT.parent / "shared" / "data" / "wikitext"
 TINY = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=32,projected_dim=8"
 
@@ -59,15 +54,6 @@ def arguments(text_file, output_dir, *more):
     ]
 
 
-def environment(tmp_path):
-    return os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-
-
-def run(tmp_path, *argv, launcher=(sys.executable,)):
-    command = [*launcher, str(ROOT / "run_mlm.py"), *argv]
-    return subprocess.run(command, capture_output=True, text=True, env=environment(tmp_path), cwd=tmp_path)
-
-
 def weights(folder):
     return load_file(Path(folder) / "model.safetensors")
 
@@ -76,7 +62,7 @@ def weights(folder):
 def finished_run(text_file, tmp_path_factory):
     """One run to the end, which several tests look at."""
     folder = tmp_path_factory.mktemp("finished")
-    result = run(folder, *arguments(text_file, folder / "out", "--do_eval"))
+    result = run_script(folder, "run_mlm.py", arguments(text_file, folder / "out", "--do_eval"))
     assert result.returncode == 0, result.stderr
     return folder / "out", result.stdout
 
@@ -94,16 +80,10 @@ def test_leaves_a_checkpoint_and_two_perplexities(finished_run):
 
 def test_killed_at_any_step_the_final_weights_are_the_same(finished_run, text_file, tmp_path):
     argv = arguments(text_file, tmp_path / "out", "--do_eval")
-    command = [sys.executable, str(ROOT / "run_mlm.py"), *argv]
-    process = subprocess.Popen(command, env=environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (tmp_path / "out" / "checkpoint-20").exists():  # begun, so perhaps half written
-        assert process.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_script(tmp_path, "run_mlm.py", argv, tmp_path / "out" / "checkpoint-20")
     assert not (tmp_path / "out" / "checkpoint-40").exists()
 
-    again = run(tmp_path, *argv)
+    again = run_script(tmp_path, "run_mlm.py", argv)
     assert again.returncode == 0, again.stderr
     assert "Going on from" in again.stderr
     ours, theirs = weights(tmp_path / "out"), weights(finished_run[0])
@@ -134,16 +114,12 @@ def test_half_written_checkpoints_are_passed_over(finished_run, tmp_path, caplog
 
 
 def test_two_processes_train_as_one(text_file, tmp_path):
-    # accelerate's --cpu starts one process, or several by MPI alone; its --multi_gpu launcher is torchrun, and --use_cpu
-    # keeps the script off any GPU
-    launcher = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1")
-    launcher += ("--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0")
     no_dropout = f"--config_overrides={TINY},hidden_dropout_prob=0.0,attention_probs_dropout_prob=0.0"
     folders = []
-    for name, batch_size, options in (("one", 4, {}), ("two", 2, {"launcher": launcher})):
+    for name, batch_size, launcher in (("one", 4, ()), ("two", 2, TWO_PROCESSES)):
         folders.append(tmp_path / name)
         argv = arguments(text_file, tmp_path / name, no_dropout, f"--per_device_train_batch_size={batch_size}", "--max_steps=12")
-        result = run(tmp_path, *argv, **options)
+        result = run_script(tmp_path, "run_mlm.py", argv, launcher)
         assert result.returncode == 0, result.stderr
     assert (tmp_path / "two" / "checkpoint-10" / "rng_state_1.pth").is_file(), "there was no second process"
     one, two = (json.loads((folder / "trainer_state.json").read_text())["log_history"] for folder in folders)
@@ -175,7 +151,7 @@ def test_overrides_of_a_checkpoint(finished_run, text_file, tmp_path):
     model = (f"--model_name_or_path={finished_run[0]}", "--max_steps=1")
     run_mlm.main(arguments(text_file, tmp_path / "out", *model, "--config_overrides=hidden_dropout_prob=0.3"))
     assert json.loads((tmp_path / "out" / "config.json").read_text())["hidden_dropout_prob"] == 0.3
-    with pytest.raises(BadInput, match="--config_overrides intermediate_size=31 does not fit the weights of .*: override what has none"):
+    with pytest.raises(BadInput, match="weights have other sizes: keep --config_overrides intermediate_size=31 to what has no weights"):
         run_mlm.main(arguments(text_file, tmp_path / "other", *model, "--config_overrides=intermediate_size=31"))
 
 
@@ -236,7 +212,7 @@ def test_an_output_folder_that_holds_another_model(finished_run, text_file, tmp_
 
 
 def test_bad_input_leaves_no_traceback(tmp_path):
-    result = run(tmp_path, *arguments(tmp_path / "missing.txt", tmp_path / "out"))
+    result = run_script(tmp_path, "run_mlm.py", arguments(tmp_path / "missing.txt", tmp_path / "out"))
     assert result.returncode in (1, 2)
     assert "run_mlm.py: error: --train_file: there is no file" in result.stderr
     assert "Traceback" not in result.stderr
