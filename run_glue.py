@@ -150,11 +150,16 @@ def load_data(data_args, model_args, training_args):
         raise BadInput("there is no data: give --task_name, --dataset_name, or --train_file.")
     raw = run_common.load_raw_datasets(data_args, model_args, files, FILE_TYPES)
 
+    def lacking(option, data):
+        file = {"--do_train": "train_file", "--do_eval": "validation_file", "--do_predict": "test_file"}[option]
+        cure = f"give --{file}" if data_args.dataset_name is None else f"leave out {option}"
+        return BadInput(f"{option} needs {data}, but there is only {', '.join(raw)}: {cure}.")
+
     if training_args.do_train and "train" not in raw:
-        raise BadInput(f"--do_train needs training data, but there is only {', '.join(raw)}: give --train_file.")
+        raise lacking("--do_train", "training data")
     if training_args.do_eval and not EVAL_SPLITS.keys() & raw.keys():
         if "train" not in raw:
-            raise BadInput(f"--do_eval needs labelled data, but there is only {', '.join(raw)}: give --validation_file.")
+            raise lacking("--do_eval", "labelled data")
         percentage = data_args.validation_split_percentage
         logger.warning(f"There is no validation data, so {percentage} % of the training data are held out for it")
         raw["train"], raw["validation"] = run_common.split_off_validation(raw["train"], percentage, training_args.seed)
@@ -162,7 +167,7 @@ def load_data(data_args, model_args, training_args):
         if data_args.task_name == "mnli":
             add_diagnostic_set(raw, data_args, model_args)
         if not TEST_SPLITS.keys() & raw.keys():
-            raise BadInput(f"--do_predict needs data to predict, but there is only {', '.join(raw)}: give --test_file.")
+            raise lacking("--do_predict", "data to predict")
 
     wanted = ["train"] * training_args.do_train
     wanted += list(EVAL_SPLITS) * training_args.do_eval + list(TEST_SPLITS) * training_args.do_predict

@@ -424,6 +424,14 @@ def test_a_label_that_training_never_saw(tmp_path):
         run_glue.main(arguments(tmp_path / "out", f"--train_file={train}", f"--validation_file={validation}", "--do_eval"))
 
 
+def test_a_dataset_without_test_data(glue, tmp_path):
+    (tmp_path / "glue").mkdir()
+    for split in ("train", "validation"):
+        (tmp_path / "glue" / f"{split}.parquet").write_bytes((glue / "mrpc" / f"{split}.parquet").read_bytes())
+    with pytest.raises(BadInput, match="there is only train, validation: leave out --do_predict"):
+        run_glue.main(arguments(tmp_path / "out", f"--dataset_name={tmp_path / 'glue'}", "--do_predict"))
+
+
 def test_an_empty_split(tmp_path):
     train = write_rows(tmp_path / "train.csv", reviews())
     (tmp_path / "validation.csv").write_text("text,label\n")
