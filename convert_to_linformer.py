@@ -151,7 +151,7 @@ def convert_to_linformer(
     model_or_name,
     projected_dim=256,
     max_position_embeddings=None,
-    projection_type="mean_pool",
+    projection_type="attention_pool",
     projection_sharing="layerwise",
     encoder_only=False,
     **hub,
@@ -159,8 +159,8 @@ def convert_to_linformer(
     """
     The Linformer with the weights, the head and the dtype of a BERT, RoBERTa, XLM-RoBERTa, CamemBERT or DistilBERT.
 
-    With `mean_pool` and `max_pool`, inputs of at most k tokens get the original's outputs, so with k = n all do. Longer
-    ones are approximated: train further.
+    With the poolings, inputs of at most k tokens get the original's outputs, so with k = n all do. Longer ones are
+    approximated: train further.
 
     Args:
         model_or_name: the model, or the folder or Hub name of its checkpoint. Of a model of sentence-transformers, the
@@ -501,14 +501,22 @@ class ConversionArguments:
         metadata={"help": "The model to convert: a folder, a name on the Hub, or a .pt file of fairseq."}
     )
     output_dir: str = field(metadata={"help": "The folder to write to. One that holds a model already is left alone."})
-    projected_dim: list[int] | None = field(
-        default=None, metadata={"help": "k, or one k a layer, as in 128 128 64 64 32 32. By default 256."}
+    projected_dim: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "k, by default 256; or one k a layer, as in 128 128 64 64 32 32; or `auto`: for each layer the k that"
+            " keeps 90 %% of the mass of its softmax matrices' singular values."
+        },
+    )
+    train_file: str | None = field(
+        default=None,
+        metadata={"help": "The text to measure these on: .txt, .csv, .json or .jsonl. By default some that Python has."},
     )
     max_position_embeddings: int | None = field(
         default=None, metadata={"help": "n, the longest input in tokens. By default the original's."}
     )
     projection_type: str | None = field(
-        default=None, metadata={"help": "How n rows become k. By default mean_pool.", "choices": PROJECTION_TYPES}
+        default=None, metadata={"help": "How n rows become k. By default attention_pool.", "choices": PROJECTION_TYPES}
     )
     projection_sharing: str | None = field(
         default=None,
@@ -606,7 +614,7 @@ def what_is_exact(config, source_positions):
             " fairseq's\nown attention reads the padding, so its outputs change with the amount; here they do not."
         )
     n, k = config.max_position_embeddings, min(config.projected_dims)
-    if config.projection_type in ("mean_pool", "max_pool") or (config.projection_type == "conv" and k == n):
+    if config.projection_type.endswith("_pool") or (config.projection_type == "conv" and k == n):
         sentences = [f"Inputs of at most {k} tokens get the original's outputs, to rounding."]
         if k < n:
             sentences.append(
@@ -627,6 +635,26 @@ def what_is_exact(config, source_positions):
     return "\n".join(sentences)
 
 
+def read_projected_dim(values):
+    """What --projected_dim says, as `convert_to_linformer` takes it, or "auto"."""
+    values = values if isinstance(values, list) else [values]  # in a file of arguments it may be a number
+    if values == ["auto"]:
+        return "auto"
+    try:
+        dims = [int(value) for value in values]
+    except ValueError as error:
+        raise BadInput(f"--projected_dim {' '.join(map(str, values))}: give a number, one a layer, or auto.") from error
+    return dims if len(dims) > 1 else dims[0]
+
+
+def automatic_projected_dim(source, tokenizer, n, train_file, hub):
+    """One k a layer, by the spectrum of the source's softmax matrices on 16 sequences of n tokens."""
+    import choose_k  # which imports this module
+
+    sequences = choose_k.read_sequences(tokenizer, n, train_file, max_samples=16)
+    return choose_k.projected_dims_for_mass(AutoModel.from_pretrained(source, **hub), sequences)
+
+
 def main(argv):
     (args,) = run_common.parse_arguments(argv, (ConversionArguments,), description=__doc__.strip().splitlines()[0])
     check_output_dir(args.output_dir)
@@ -635,8 +663,10 @@ def main(argv):
     hub["trust_remote_code"] = False  # no model that can be converted brings code, so nobody needs to be asked
     names = ("projected_dim", "max_position_embeddings", "projection_type", "projection_sharing", "encoder_only")
     options = {name: getattr(args, name) for name in names if getattr(args, name) not in (None, False)}
-    if isinstance(args.projected_dim, list) and len(args.projected_dim) == 1:
-        (options["projected_dim"],) = args.projected_dim
+    if args.projected_dim is not None:
+        options["projected_dim"] = read_projected_dim(args.projected_dim)
+    if args.train_file is not None and options.get("projected_dim") != "auto":
+        raise BadInput("--train_file is for --projected_dim auto: nothing else reads text.")
 
     tokenizer = source_positions = None
     try:
@@ -647,12 +677,17 @@ def main(argv):
             if args.tokenizer_name is not None:
                 tokenizer = run_common.pretrained_tokenizer(args.tokenizer_name, **hub)
         else:
-            model = convert_to_linformer(source, **options, **hub)
             in_source = hub | {"subfolder": transformer_subfolder(source, **hub)}
-            source_positions = longest_input(AutoConfig.from_pretrained(source, **in_source))
+            config = AutoConfig.from_pretrained(source, **in_source)
+            source_positions = longest_input(config)
             tokenizer = run_common.pretrained_tokenizer(
                 args.tokenizer_name or source, **(hub if args.tokenizer_name else in_source)
             )
+            if options.get("projected_dim") == "auto":
+                check_encoder(config)
+                n = min(source_positions, args.max_position_embeddings or source_positions)
+                options["projected_dim"] = automatic_projected_dim(source, tokenizer, n, args.train_file, in_source)
+            model = convert_to_linformer(source, **options, **hub)
     except OSError as error:
         raise BadInput(f"--model_name_or_path {source}: {first_line(error)}") from error
     except (ValueError, StrictDataclassError, safetensors.SafetensorError) as error:

@@ -14,6 +14,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer, BertTokenizer
 
+import choose_k
 import convert_to_linformer as script
 from convert_to_linformer import convert_fairseq_linformer, convert_to_linformer
 from modeling_linformer import LinformerForMaskedLM, LinformerForSequenceClassification, LinformerModel
@@ -135,7 +136,7 @@ def test_robertas_masked_lm_head_has_gelu_whatever_the_layers_have():
 
 
 @pytest.mark.parametrize("class_name", ["BertForMaskedLM", "RobertaForSequenceClassification", "DistilBertModel"])
-@pytest.mark.parametrize("projection_type", ["mean_pool", "max_pool", "conv"])
+@pytest.mark.parametrize("projection_type", ["mean_pool", "max_pool", "attention_pool", "conv"])
 def test_with_k_equal_to_n_all_lengths_are_exact(class_name, projection_type):
     source = make_source(class_name)
     model = convert_to_linformer(source, projected_dim=N, projection_type=projection_type)
@@ -150,7 +151,8 @@ def test_linear_starts_as_mean_pooling_of_n_tokens(projection_sharing):
     for k in (1, 7, N):
         model = convert_to_linformer(source, projected_dim=k, **options)
         if k > 1:  # a pooling needs two windows
-            assert_same(model, convert_to_linformer(source, projected_dim=k), inputs)
+            pooled = convert_to_linformer(source, projected_dim=k, projection_type="mean_pool")
+            assert_same(model, pooled, inputs)
     assert_same(model, source, inputs)  # of k = n
 
 
@@ -412,6 +414,20 @@ def test_arguments_may_stand_in_a_file(tmp_path):
     assert "No input gets exactly" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_projected_dim_auto_is_chosen_by_the_spectrum(tmp_path):
+    source = make_source("RobertaForMaskedLM")
+    folder = write_source(source, tmp_path / "source")
+    (tmp_path / "text.txt").write_text("\n".join(f"the {word} of a model" for word in ("text", "token", "model") * 40))
+    options = ["--projected_dim", "auto", "--train_file", str(tmp_path / "text.txt")]
+    script.main(["--model_name_or_path", str(folder), "--output_dir", str(tmp_path / "out"), *options])
+    sequences = choose_k.read_sequences(AutoTokenizer.from_pretrained(folder), N, str(tmp_path / "text.txt"), 16)
+    assert len(sequences) > 2
+    wanted = choose_k.projected_dims_for_mass(source, sequences)
+    assert AutoConfig.from_pretrained(tmp_path / "out").projected_dim == wanted and set(wanted) != {N}
+    script.main(["--model_name_or_path", str(folder), "--output_dir", str(tmp_path / "python"), *options[:2]])
+    assert len(AutoConfig.from_pretrained(tmp_path / "python").projected_dim) == len(wanted)
+
+
 def test_a_folder_that_holds_a_model_is_left_alone(tmp_path):
     folder = write_source(make_source("BertModel"), tmp_path / "source")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -427,6 +443,10 @@ def test_a_folder_that_holds_a_model_is_left_alone(tmp_path):
     "options, message",
     [
         (["--projected_dim", str(N + 1)], rf"`projected_dim`.*\({N}\).*{N + 1}"),
+        (["--projected_dim", "many"], "--projected_dim many: give a number, one a layer, or auto"),
+        (["--projected_dim", "auto", "5"], "--projected_dim auto 5: give a number, one a layer, or auto"),
+        (["--projected_dim", str(K), "--train_file", "text.txt"], "--train_file is for --projected_dim auto"),
+        (["--projected_dim", "auto", "--train_file", "text.txt"], "there is no file text.txt"),
         (["--projected_dim", str(K), "--tokenizer_name", "nowhere"], "tokenizer of nowhere"),
         (["--projected_dim", str(K), "--tokenizer_name", "long"], "16 tokens, the model only 15"),
         (["--projected_dim", str(K), "--tokenizer_name", "bare"], "bare has no tokenizer.*--tokenizer_name"),
