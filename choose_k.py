@@ -109,9 +109,9 @@ def load_sequences(data_args, model_args, training_args, tokenizer, max_seq_leng
     return torch.tensor(sequences)
 
 
-def read_sequences(tokenizer, max_seq_length, train_file=None, max_samples=32):
-    """`load_sequences` of a file, or of English text that comes with Python."""
-    data_args = run_mlm.TextArguments(train_file=train_file, demo=train_file is None, streaming=True)
+def read_sequences(tokenizer, max_seq_length, max_samples=32, **text):
+    """`load_sequences` of the text that arguments of run_mlm.py name, such as `train_file`, `dataset_name` or `demo`."""
+    data_args = run_mlm.TextArguments(streaming=True, **text)
     training_args = TrainingArguments(output_dir=".", report_to="none")
     return load_sequences(data_args, ModelArguments(), training_args, tokenizer, max_seq_length, max_samples)
 

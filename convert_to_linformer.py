@@ -651,7 +651,8 @@ def automatic_projected_dim(source, tokenizer, n, train_file, hub):
     """One k a layer, by the spectrum of the source's softmax matrices on 16 sequences of n tokens."""
     import choose_k  # which imports this module
 
-    sequences = choose_k.read_sequences(tokenizer, n, train_file, max_samples=16)
+    text = {"demo": True} if train_file is None else {"train_file": train_file}
+    sequences = choose_k.read_sequences(tokenizer, n, max_samples=16, **text)
     return choose_k.projected_dims_for_mass(AutoModel.from_pretrained(source, **hub), sequences)
 
 

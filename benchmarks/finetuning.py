@@ -14,24 +14,22 @@
 """
 What a pretrained encoder loses on a task when it is converted to a Linformer before it is fine-tuned.
 
-    python benchmarks/finetuning.py --model_name_or_path <encoder> --tasks mrpc stsb --max_seq_length 128 --projected_dims 32 \\
-        --models original attention_pool --seeds 1 2 3 --output_dir stress -- --num_train_epochs 3 --learning_rate 1e-4
-    python benchmarks/finetuning.py --help
+    python -m benchmarks.finetuning --model_name_or_path <encoder> --tasks mrpc stsb --max_seq_length 128 \\
+        --projected_dims 32 --models original attention_pool --seeds 1 2 3 --output_dir stress \\
+        -- --num_train_epochs 3 --learning_rate 1e-4 --per_device_train_batch_size 16
+    python -m benchmarks.finetuning --help
 
-The original and its Linformers start a seed from the same weights, the new head's among them, and are trained by run_glue.py
-with the same arguments, those behind `--`. Each is judged after its last step, so that no run is the best of several.
+The original and its Linformers start a seed from the same weights, the new head's among them, and are trained by
+run_glue.py with the same arguments, those behind `--`. Each is judged after its last step: no run is the best of several.
 
 Every finished run is a line in results.jsonl, and is not run again; finetuning.md has the table.
 """
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -42,7 +40,9 @@ from configuration_linformer.configuration_linformer import PROJECTION_TYPES
 from convert_to_linformer import convert_to_linformer
 from run_common import markdown_table
 
-ROOT = Path(__file__).parent.parent
+from .runs import run_missing, run_script
+
+
 SEEDED = threading.Lock()  # the random generator is the process's
 
 # The number of labels and what is measured
@@ -68,7 +68,13 @@ def parse_arguments():
     parser.add_argument("--model_name_or_path", required=True, help="The pretrained encoder.")
     parser.add_argument("--output_dir", required=True, type=Path, help="The folder for results, table and logs.")
     parser.add_argument("--tasks", nargs="+", required=True, choices=sorted({*GLUE, *SAMPLES}), help="What to learn.")
-    parser.add_argument("--models", nargs="+", default=["original", "attention_pool"], choices=("original", *PROJECTION_TYPES))
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        default=["original", "attention_pool"],
+        choices=("original", *PROJECTION_TYPES),
+        help="The original as it is, or the Linformer with this projection.",
+    )
     parser.add_argument("--projected_dims", nargs="+", type=int, default=[128], help="k of the Linformers.")
     parser.add_argument("--max_seq_length", type=int, default=512, help="n; the original reads no more than it can.")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1], help="Of the head, the batches and the dropout.")
@@ -96,105 +102,74 @@ def data_arguments(task, args):
     return ["--train_file", files[0], "--validation_file", files[1]]
 
 
-def save_start(task, model, k, seed, args, folder):
-    """Saves the checkpoint that a run starts from."""
+def save_start(task, model, n, k, seed, args, folder):
+    """Saves the checkpoint that a run starts from, and gives the longest input that it reads."""
     set_seed(seed)
     # BERT's head has one dropout, the Linformer's, like RoBERTa's, two: without them the two do the same
     original = AutoModelForSequenceClassification.from_pretrained(
         args.model_name_or_path, num_labels=GLUE.get(task, (2,))[0], classifier_dropout=0.0
     )
     tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
-    n = args.max_seq_length
     if model == "original":
         n = min(n, original.config.max_position_embeddings)
     else:
-        original = convert_to_linformer(
-            original, projected_dim=k, max_position_embeddings=n, projection_type=model
-        )
+        original = convert_to_linformer(original, projected_dim=k, max_position_embeddings=n, projection_type=model)
     tokenizer.model_max_length = n
     original.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return n
 
 
-def run(task, model, k, seed, args):
-    """One fine-tuning, as a dictionary for results.jsonl."""
-    name = "-".join(map(str, (task, model, args.max_seq_length, k, seed)))
-    folder = args.output_dir / "runs" / name
+def run(args, task, model, n, k, seed, arguments):
+    """One fine-tuning: what is measured, its value after the last step, times and memory."""
+    folder = args.output_dir / "runs" / "-".join(map(str, (task, model, n, k, seed)))
     with SEEDED:
-        n = save_start(task, model, k, seed, args, folder / "start")
-    command = [sys.executable, str(ROOT / "run_glue.py"), "--model_name_or_path", str(folder / "start")]
-    command += [*data_arguments(task, args), "--max_seq_length", str(n), "--do_train", "--do_eval", "--seed", str(seed)]
-    command += ["--train_sampling_strategy", "group_by_length", "--output_dir", str(folder / "trained")]
-    command += ["--save_strategy", "no", "--report_to", "none", *args.script_arguments]
-    threads = str(max(1, (os.cpu_count() or 1) // args.jobs))
-    with open(folder / "log.txt", "w", encoding="utf-8") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": threads})
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{name} ended with {process.returncode}: see {folder / 'log.txt'}")
+        longest = save_start(task, model, n, k, seed, args, folder / "start")
+    command = ["--model_name_or_path", folder / "start", *data_arguments(task, args), "--max_seq_length", longest]
+    command += ["--do_train", "--do_eval", "--seed", seed, "--train_sampling_strategy", "group_by_length"]
+    command += ["--save_strategy", "no", "--report_to", "none", "--output_dir", folder / "trained", *arguments.split()]
+    memory = run_script("run_glue.py", command, folder, args.jobs)
     metrics = json.loads((folder / "trained" / "all_results.json").read_text())
     metric = GLUE.get(task, (2, "accuracy"))[1]
     return {
-        "task": task,
-        "model": model,
-        "n": args.max_seq_length,
-        "k": k,
-        "seed": seed,
-        "arguments": " ".join(args.script_arguments),
         "metric": metric,
         "value": metrics[f"eval_{metric}"],
+        "eval_loss": metrics["eval_loss"],
         "train_seconds": metrics["train_runtime"],
         "eval_seconds": metrics["eval_runtime"],
-        "peak_memory_gib": usage.ru_maxrss / 2**20,
+        "peak_memory_gib": memory,
     }
-
-
-def key(result):
-    return tuple(result[name] for name in ("task", "model", "n", "k", "seed", "arguments"))
 
 
 def make_table(results):
     """A line for each task and model: the mean over the seeds, and the standard deviation."""
-    rows = {}
+    groups = {}
     for result in results:
-        rows.setdefault((result["task"], result["n"], result["model"], result["k"], result["arguments"]), []).append(result)
-    lines = []
-    for (task, n, model, k, arguments), runs in rows.items():
+        names = ("task", "metric", "n", "model", "k", "arguments")
+        groups.setdefault(tuple(result[name] or "" for name in names), []).append(result)
+    rows = []
+    for (task, metric, n, model, k, arguments), runs in groups.items():
         values = [100 * run["value"] for run in runs]
         spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-        minutes, memory = (statistics.mean(run[name] for run in runs) for name in ("train_seconds", "peak_memory_gib"))
-        value = f"{statistics.mean(values):.1f}{spread}"
-        lines.append(
-            [task, runs[0]["metric"], n, model, k or "", value, len(runs), f"{minutes / 60:.1f}", f"{memory:.1f}", arguments]
-        )
+        minutes = statistics.mean(run["train_seconds"] for run in runs) / 60
+        memory = statistics.mean(run["peak_memory_gib"] for run in runs)
+        row = [task, metric, n, model, k, f"{statistics.mean(values):.1f}{spread}", len(runs), f"{minutes:.1f}", f"{memory:.1f}"]
+        rows.append([*row, arguments])
     header = ["task", "metric, %", "n", "model", "k", "mean ± std", "seeds", "minutes", "GiB", "arguments"]
-    return markdown_table(header, lines)
+    return markdown_table(header, rows)
 
 
 def main():
     args = parse_arguments()
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    path = args.output_dir / "results.jsonl"
-    results = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    done = {key(result) for result in results}
-    arguments = " ".join(args.script_arguments)
     wanted = []
     for task, seed, model in product(args.tasks, args.seeds, args.models):
         for k in [None] if model == "original" else args.projected_dims:
-            if (task, model, args.max_seq_length, k, seed, arguments) not in done:
-                wanted.append((task, model, k, seed))
-    for task in args.tasks:
-        data_arguments(task, args)  # draws the samples, once
-
-    with ThreadPoolExecutor(args.jobs) as pool:
-        runs = [pool.submit(run, *each, args) for each in wanted]
-        for result in map(Future.result, as_completed(runs)):
-            results.append(result)
-            with open(path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(result) + "\n")
-            print(json.dumps(result), flush=True)
+            wanted.append({"task": task, "model": model, "n": args.max_seq_length, "k": k, "seed": seed})
+    for each in wanted:
+        each["arguments"] = " ".join(args.script_arguments)
+        data_arguments(each["task"], args)  # draws the samples, once
+    results = run_missing(wanted, partial(run, args), args.output_dir / "results.jsonl", args.jobs)
     table = make_table(results)
     (args.output_dir / "finetuning.md").write_text(table + "\n", encoding="utf-8")
     print(table)

@@ -21,7 +21,7 @@ from transformers.utils import auto_docstring
 
 
 PROJECTION_SHARINGS = ("none", "headwise", "key_value", "layerwise")
-PROJECTION_TYPES = ("linear", "mean_pool", "max_pool", "attention_pool", "conv")
+PROJECTION_TYPES = ("linear", "mean_pool", "max_pool", "attention_pool", "segment_pool", "conv")
 
 # Every class that a checkpoint can be loaded as, whichever of them saved it.
 AUTO_MAP = {

@@ -82,7 +82,7 @@ class LinformerEmbeddings(nn.Module):
 # The kinds of projection. Each maps rows (b, n', d) and an attention mask (b, n') or None, n' <= n, to
 #   - the projected rows (b, slots, d), slots <= k;
 #   - E 1, the sums of E's rows over the tokens that are no padding, as (b or 1, slots, 1), or None where they are 1;
-#   - which slots hold a token, as a boolean (b, slots), or None where all do.
+#   - each slot's weight in the softmax's sum, (b, slots), where they differ: 0 for the empty ones; or None.
 # Padding takes no part: its rows are zeroed, or left out of the pooling.
 
 
@@ -165,41 +165,76 @@ class LinformerPoolProjection(nn.Module):
     O(n d), and no parameters.
     """
 
+    reads_rows = False  # to find the windows
+
     def __init__(self, config, layer_idx=0):
         super().__init__()
         self.projected_dim = config.projected_dims[layer_idx]
-        self.mode = {"mean_pool": "mean", "max_pool": "max"}.get(config.projection_type)
+        self.mode = "max" if config.projection_type == "max_pool" else "mean"
 
     def forward(self, rows, attention_mask):
-        order, starts, slot_mask = self.windows(*rows.shape[:2], rows.device, attention_mask)
+        order, starts, slot_weights = self.windows(rows, attention_mask)
         first_rows = rows.shape[1] * torch.arange(rows.shape[0], device=rows.device).unsqueeze(1)  # of each sequence
         pooled = nn.functional.embedding_bag(
             (first_rows + order).flatten(), rows.flatten(0, 1), (first_rows + starts).flatten(), mode=self.mode
         )
-        return pooled.unflatten(0, starts.shape)[:, :-1], None, slot_mask
+        return pooled.unflatten(0, starts.shape)[:, :-1], None, slot_weights
 
-    def windows(self, batch_size, seq_length, device, attention_mask):
+    def windows(self, rows, attention_mask):
         """
         The tokens of each sequence in an order in which windows are contiguous, (b, n'), where each window starts in it,
-        (b, slots + 1), the last one being of the padding and to be thrown away, and which slots hold a token.
+        (b, slots + 1), the last one being of the padding and to be thrown away, and the slots' weights.
         """
+        (batch_size, seq_length), device = rows.shape[:2], rows.device
         slots = min(self.projected_dim, seq_length)
         if attention_mask is None:
             lengths = torch.full((batch_size, 1), seq_length, device=device)
             order = torch.arange(seq_length, device=device).expand(batch_size, -1)
-            slot_mask = None
         else:
             lengths = attention_mask.sum(1, keepdim=True)
             # The tokens of each sequence first, its padding behind them, wherever it was
             order = attention_mask.int().argsort(dim=1, descending=True, stable=True)
-            # A sequence of padding alone keeps one slot, or its softmax would have nothing to sum
-            slot_mask = torch.arange(slots, device=device) < lengths.clamp(min=1)
+            rows = rows.gather(1, order.unsqueeze(-1).expand_as(rows)) if self.reads_rows else rows
+        starts = self.window_starts(rows, lengths, slots).clamp(max=lengths)
+        return order, starts, self.slot_weights(starts, lengths, attention_mask)
 
+    def window_starts(self, rows, lengths, slots):
         # Window 0 is token 0; window j + 1 starts at token 1 + j (length - 1) / (slots - 1), where `slots` is no more than
-        # the length.
-        steps = torch.arange(slots, device=device)
+        # the length. So j = slots - 1 gives the end.
+        steps = torch.arange(slots, device=lengths.device)
         starts = 1 + steps * (lengths - 1).clamp(min=0) // (lengths.clamp(max=slots) - 1).clamp(min=1)
-        return order, nn.functional.pad(starts.clamp(max=lengths), (1, 0)), slot_mask
+        return nn.functional.pad(starts, (1, 0))
+
+    def slot_weights(self, starts, lengths, attention_mask):
+        if attention_mask is None:
+            return None
+        # A sequence of padding alone keeps one slot, or its softmax would have nothing to sum
+        return torch.arange(starts.shape[1] - 1, device=lengths.device) < lengths.clamp(min=1)
+
+
+class LinformerSegmentPoolProjection(LinformerPoolProjection):
+    """
+    Mean pooling over k segments of the sequence's own: they begin where a row differs most from the one before it, so that
+    like is averaged with like. A segment of c tokens stands for c terms of the softmax's sum, and has the weight c in it.
+    The first token is a segment of its own, and a sequence of at most k tokens has a token a segment, which is full
+    attention. A step further than the paper, whose E does not depend on the input; O(n d), and no parameters.
+    """
+
+    reads_rows = True
+
+    def window_starts(self, rows, lengths, slots):
+        places = torch.arange(rows.shape[1], device=rows.device)
+        rows = rows.detach().to(torch.promote_types(rows.dtype, torch.float32))
+        steps = (rows - rows.roll(1, dims=1)).square().sum(-1)
+        steps = steps.masked_fill(places <= 1, torch.inf).masked_fill(places >= lengths.clamp(min=1), -1)
+        # Gathered, as torch.export takes a slice's length for less than the whole
+        starts = steps.argsort(descending=True).gather(1, torch.arange(slots, device=rows.device).expand(len(rows), -1))
+        return torch.cat([starts.sort().values, lengths], dim=1)
+
+    def slot_weights(self, starts, lengths, attention_mask):
+        sizes = starts.diff()
+        # A sequence of padding alone keeps one slot, or its softmax would have nothing to sum
+        return torch.where(torch.arange(sizes.shape[1], device=sizes.device) == 0, 1, sizes)
 
 
 class LinformerAttentionPoolProjection(LinformerPoolProjection):
@@ -212,7 +247,7 @@ class LinformerAttentionPoolProjection(LinformerPoolProjection):
     def forward(self, rows, attention_mask, scores):
         """Of `scores` (b, h, n'): the projected rows of each head, (b, h, slots, d)."""
         batch_size, num_heads, seq_length = scores.shape
-        order, starts, slot_mask = self.windows(batch_size, seq_length, rows.device, attention_mask)
+        order, starts, slot_weights = self.windows(rows, attention_mask)
         first_rows = seq_length * torch.arange(batch_size, device=rows.device).unsqueeze(1)
         tokens = (first_rows + order).unsqueeze(1).expand_as(scores)
         lists = torch.arange(batch_size * num_heads, device=rows.device).view(batch_size, num_heads, 1)
@@ -234,7 +269,7 @@ class LinformerAttentionPoolProjection(LinformerPoolProjection):
         pooled = nn.functional.embedding_bag(
             tokens.flatten(), rows.flatten(0, 1), offsets, mode="sum", per_sample_weights=weights.flatten().to(rows.dtype)
         )
-        return pooled.view(batch_size, num_heads, -1, rows.shape[-1])[:, :, :-1], None, slot_mask
+        return pooled.view(batch_size, num_heads, -1, rows.shape[-1])[:, :, :-1], None, slot_weights
 
 
 PROJECTION_CLASSES = {
@@ -243,6 +278,7 @@ PROJECTION_CLASSES = {
     "mean_pool": LinformerPoolProjection,
     "max_pool": LinformerPoolProjection,
     "attention_pool": LinformerAttentionPoolProjection,
+    "segment_pool": LinformerSegmentPoolProjection,
 }
 
 
@@ -315,23 +351,24 @@ class LinformerSelfAttention(nn.Module):
         F = E if self.F is None else self.F
 
         if self.features_first:
-            key_layer, _, slot_mask = E(self.key(hidden_states), attention_mask)
+            key_layer, _, slot_weights = E(self.key(hidden_states), attention_mask)
             value_layer, _, _ = F(self.value(hidden_states), attention_mask)
         elif self.config.projection_type == "attention_pool":
             scores = self.scores_of_mean_query(hidden_states, attention_mask)
-            projected, _, slot_mask = E(hidden_states, attention_mask, scores)  # E_i X for each head
+            projected, _, slot_weights = E(hidden_states, attention_mask, scores)  # E_i X for each head
             key_layer, value_layer = (self.linear_per_head(linear, projected) for linear in (self.key, self.value))
         else:
-            projected, row_sums, slot_mask = E(hidden_states, attention_mask)  # E X, of k rows
+            projected, row_sums, slot_weights = E(hidden_states, attention_mask)  # E X, of k rows
             key_layer = self.linear_after_projection(self.key, projected, row_sums)
             if F is not E:
                 projected, row_sums, _ = F(hidden_states, attention_mask)
             value_layer = self.linear_after_projection(self.value, projected, row_sums)
 
-        if slot_mask is not None:
-            # An empty slot's score of 0 would still count in the softmax
-            empty = ~slot_mask[:, None, None, :]
-            slot_mask = key_layer.new_zeros(empty.shape).masked_fill(empty, torch.finfo(key_layer.dtype).min)
+        slot_mask = None
+        if slot_weights is not None:
+            # exp(s + log c) = c exp(s). An empty slot's score of 0 would still count, so it gets the least there is.
+            slot_mask = slot_weights.to(torch.promote_types(key_layer.dtype, torch.float32)).log().to(key_layer.dtype).clamp(min=torch.finfo(key_layer.dtype).min)
+            slot_mask = slot_mask[:, None, None, :]
         return self.split_heads(key_layer), self.split_heads(value_layer), slot_mask
 
     def forward(

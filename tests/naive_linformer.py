@@ -41,18 +41,22 @@ def naive_self_attention(model, index, rows):
     d_head = config.hidden_size // config.num_attention_heads
     query, key, value = (linear(module, rows) for module in (attention.query, attention.key, attention.value))
 
+    segments = content_segments(rows, config.projected_dims[index])
     heads = []
     for head in range(config.num_attention_heads):
         features = slice(head * d_head, (head + 1) * d_head)
         E, F = projection_weights(model, index, head)
         if config.projection_type == "attention_pool":
             E = F = attention_pool_weights(config, index, query[:, features], key[:, features])
-        projected_key = project(config, index, E, key[:, features])
-        projected_value = project(config, index, F, value[:, features])
+        projected_key = project(config, index, E, key[:, features], segments)
+        projected_value = project(config, index, F, value[:, features], segments)
         attended = []
         for row in query[:, features]:
             scores = torch.stack([row @ slot / math.sqrt(d_head) for slot in projected_key])
-            weights = scores.exp() / scores.exp().sum()
+            weights = scores.exp()
+            if config.projection_type == "segment_pool":
+                weights = weights * torch.tensor([len(segment) for segment in segments])
+            weights = weights / weights.sum()
             attended.append(sum(weight * slot for weight, slot in zip(weights, projected_value, strict=True)))
         heads.append(torch.stack(attended))
     return torch.cat(heads, dim=-1)
@@ -61,7 +65,7 @@ def naive_self_attention(model, index, rows):
 def projection_weights(model, index, head):
     """The weights of E_i and F_i for one head of one layer; None for poolings, which have no parameters."""
     config, attention = model.config, model.encoder.layer[index].attention.self
-    if config.projection_type in ("mean_pool", "max_pool", "attention_pool"):
+    if config.projection_type.endswith("_pool"):
         return None, None
     if config.projection_sharing == "layerwise":
         return model.encoder.E.weight, model.encoder.E.weight
@@ -72,7 +76,7 @@ def projection_weights(model, index, head):
     return attention.E.weight[head], attention.F.weight[head]
 
 
-def project(config, index, weight, rows):
+def project(config, index, weight, rows, segments):
     """The list of projected rows: k of them, or fewer where a short sequence leaves windows without a token."""
     n, k = config.max_position_embeddings, config.projected_dims[index]
     if config.projection_type in ("linear", "attention_pool"):
@@ -83,8 +87,9 @@ def project(config, index, weight, rows):
             sum(kernel * row for kernel, row in zip(weight, rows[start : start + n // k], strict=False))
             for start in range(0, len(rows), n // k)
         ]
-    windows = [torch.stack([rows[token] for token in window]) for window in pooling_windows(len(rows), k)]
-    return [window.mean(0) if config.projection_type == "mean_pool" else window.amax(0) for window in windows]
+    windows = segments if config.projection_type == "segment_pool" else pooling_windows(len(rows), k)
+    windows = [torch.stack([rows[token] for token in window]) for window in windows]
+    return [window.amax(0) if config.projection_type == "max_pool" else window.mean(0) for window in windows]
 
 
 def attention_pool_weights(config, index, query, key):
@@ -105,6 +110,13 @@ def pooling_windows(length, k):
     for window in range(rest):
         windows.append(others[window * len(others) // rest : (window + 1) * len(others) // rest])
     return windows
+
+
+def content_segments(rows, k):
+    """Which tokens each segment of `segment_pool` holds: it begins at token 0, 1, or where the greatest steps are."""
+    steps = {token: torch.dist(rows[token], rows[token - 1]).item() for token in range(2, len(rows))}
+    starts = sorted([0, 1, *sorted(steps, key=steps.get, reverse=True)[: k - 2]])[: min(k, len(rows))]
+    return [range(start, end) for start, end in zip(starts, [*starts[1:], len(rows)], strict=True)]
 
 
 def linear(module, rows):

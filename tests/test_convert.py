@@ -420,7 +420,8 @@ def test_projected_dim_auto_is_chosen_by_the_spectrum(tmp_path):
     (tmp_path / "text.txt").write_text("\n".join(f"the {word} of a model" for word in ("text", "token", "model") * 40))
     options = ["--projected_dim", "auto", "--train_file", str(tmp_path / "text.txt")]
     script.main(["--model_name_or_path", str(folder), "--output_dir", str(tmp_path / "out"), *options])
-    sequences = choose_k.read_sequences(AutoTokenizer.from_pretrained(folder), N, str(tmp_path / "text.txt"), 16)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    sequences = choose_k.read_sequences(tokenizer, N, max_samples=16, train_file=str(tmp_path / "text.txt"))
     assert len(sequences) > 2
     wanted = choose_k.projected_dims_for_mass(source, sequences)
     assert AutoConfig.from_pretrained(tmp_path / "out").projected_dim == wanted and set(wanted) != {N}

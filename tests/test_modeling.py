@@ -29,8 +29,8 @@ from modeling_linformer import (
 torch.set_num_threads(1)
 
 SHARINGS = ("none", "headwise", "key_value", "layerwise")
-TYPES = ("linear", "mean_pool", "max_pool", "attention_pool", "conv")
-POOLS = ("mean_pool", "max_pool", "attention_pool")
+TYPES = ("linear", "mean_pool", "max_pool", "attention_pool", "segment_pool", "conv")
+POOLS = ("mean_pool", "max_pool", "attention_pool", "segment_pool")
 VOCAB, PAD, N, K = 50, 1, 24, 6
 # One token, fewer than k, k, between k and n (no multiple of the convolution's window of 4), n
 LENGTHS = (1, 3, K, 13, N)
@@ -279,6 +279,21 @@ def test_pooling_windows_are_even():
         if length > 1:
             sizes = windows[1:].sum(1)
             assert sizes.max() - sizes.min() <= 1
+
+
+def test_segments_begin_where_rows_differ_most():
+    pool = make_model(projection_type="segment_pool", projected_dim=4).encoder.layer[0].attention.self.E
+    rows = torch.tensor([0.0, 0.1, 0.1, 9.0, 9.5, 9.5, 4.0])[None, :, None]
+    projected, _, weights = pool(rows, None)
+    torch.testing.assert_close(projected[0, :, 0], torch.tensor([0.0, 0.1, 28 / 3, 4.0]))
+    assert weights.tolist() == [[1, 2, 3, 1]]
+    # Without the last token, which is padding, the next greatest step is one of 0.5
+    projected, _, weights = pool(rows, torch.arange(7)[None] < 6)
+    torch.testing.assert_close(projected[0, :, 0], torch.tensor([0.0, 0.1, 9.0, 9.5]))
+    assert weights.tolist() == [[1, 2, 1, 2]]
+    projected, _, weights = pool(rows, torch.arange(7)[None] < 2)
+    torch.testing.assert_close(projected[0, :, 0], torch.tensor([0.0, 0.1, 0.0, 0.0]))
+    assert weights.tolist() == [[1, 1, 0, 0]]
 
 
 # --- Full attention, where the projection is none: RoBERTa and BERT ---
@@ -587,7 +602,7 @@ def compile_inputs(batch_size, length, with_mask):
 
 
 @with_and_without_mask
-@pytest.mark.parametrize("projection_type", ["linear", "mean_pool", "attention_pool", "conv"])
+@pytest.mark.parametrize("projection_type", ["linear", "mean_pool", "attention_pool", "segment_pool", "conv"])
 @torch.no_grad()
 def test_compiles_to_one_graph(projection_type, with_mask):
     torch._dynamo.reset()
@@ -599,7 +614,7 @@ def test_compiles_to_one_graph(projection_type, with_mask):
 
 
 @with_and_without_mask
-@pytest.mark.parametrize("projection_type", ["linear", "mean_pool", "attention_pool", "conv"])
+@pytest.mark.parametrize("projection_type", ["linear", "mean_pool", "attention_pool", "segment_pool", "conv"])
 @torch.no_grad()
 def test_exports_with_dynamic_batch_and_length(projection_type, with_mask):
     model = make_model(LinformerForMaskedLM, projection_type=projection_type, num_hidden_layers=1)
