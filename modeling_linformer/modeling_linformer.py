@@ -228,7 +228,7 @@ class LinformerSegmentPoolProjection(LinformerPoolProjection):
         steps = (rows - rows.roll(1, dims=1)).square().sum(-1)
         steps = steps.masked_fill(places <= 1, torch.inf).masked_fill(places >= lengths.clamp(min=1), -1)
         # Gathered, as torch.export takes a slice's length for less than the whole
-        starts = steps.argsort(descending=True).gather(1, torch.arange(slots, device=rows.device).expand(len(rows), -1))
+        starts = steps.argsort(descending=True).gather(1, torch.arange(slots, device=rows.device).expand(rows.shape[0], -1))
         return torch.cat([starts.sort().values, lengths], dim=1)
 
     def slot_weights(self, starts, lengths, attention_mask):
