@@ -225,7 +225,7 @@ class LinformerSegmentPoolProjection(LinformerPoolProjection):
     def window_starts(self, rows, lengths, slots):
         places = torch.arange(rows.shape[1], device=rows.device)
         rows = rows.detach().to(torch.promote_types(rows.dtype, torch.float32))
-        steps = (rows - rows.roll(1, dims=1)).square().sum(-1)
+        steps = rows.roll(1, dims=1).sub_(rows).square_().sum(-1)  # one copy at a time, as rows may be many
         steps = steps.masked_fill(places <= 1, torch.inf).masked_fill(places >= lengths.clamp(min=1), -1)
         # Gathered, as torch.export takes a slice's length for less than the whole
         starts = steps.argsort(descending=True).gather(1, torch.arange(slots, device=rows.device).expand(rows.shape[0], -1))

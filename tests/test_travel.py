@@ -27,9 +27,9 @@ ALLOWED = re.compile(
     __all__ | ValueError | bool | dict | float | getattr | int | isinstance | len | list | min | property | range | set | slice
     | staticmethod | str | super | tuple
     | collections\.abc\.Callable | dataclasses\.field | huggingface_hub\.dataclasses\.strict
-    | torch\.(LongTensor | Tensor | arange | bool | compiler\.is_compiling | einsum | empty | finfo | full | full_like
-        | float32 | is_grad_enabled | matmul | no_grad | ones | ones_like | promote_types | searchsorted
-        | tanh | zeros | zeros_like)
+    | torch\.(LongTensor | Tensor | arange | bool | cat | compiler\.is_compiling | einsum | empty | finfo | full | full_like
+        | float32 | inf | is_grad_enabled | matmul | no_grad | ones | ones_like | promote_types | searchsorted
+        | tanh | where | zeros | zeros_like)
     | torch\.nn\.([A-Z]\w+ | functional\.\w+)
     | transformers\.(
         activations\.(ACT2FN | gelu)
