@@ -82,7 +82,7 @@ class LinformerEmbeddings(nn.Module):
 # The kinds of projection. Each maps rows (b, n', d) and an attention mask (b, n') or None, n' <= n, to
 #   - the projected rows (b, slots, d), slots <= k;
 #   - E 1, the sums of E's rows over the tokens that are no padding, as (b or 1, slots, 1), or None where they are 1;
-#   - each slot's weight in the softmax's sum, (b, slots), where they differ: 0 for the empty ones; or None.
+#   - each slot's weight in the softmax's sum, (b, 1 or h, slots), 0 for the empty ones, or None where all have 1.
 # Padding takes no part: its rows are zeroed, or left out of the pooling.
 
 
@@ -150,12 +150,12 @@ class LinformerConvProjection(nn.Module):
             rows = rows * real[..., None]
         real = nn.functional.pad(real, (0, padding)).unflatten(1, (slots, window))  # (b, slots, n / k)
         windows = nn.functional.pad(rows, (0, 0, 0, padding)).unflatten(1, (slots, window))  # (b, slots, n / k, d)
-        slot_mask = None if attention_mask is None else real.any(-1)
+        slot_weights = None if attention_mask is None else real.any(-1).unsqueeze(1)
 
         if self.weight.dim() == 1:
-            return self.weight @ windows, (real.to(self.weight.dtype) @ self.weight)[..., None], slot_mask
+            return self.weight @ windows, (real.to(self.weight.dtype) @ self.weight)[..., None], slot_weights
         windows = windows.unflatten(-1, (self.weight.shape[0], -1))  # (b, slots, n / k, h, d / h)
-        return torch.einsum("bswhd,hw->bshd", windows, self.weight).flatten(2), None, slot_mask
+        return torch.einsum("bswhd,hw->bshd", windows, self.weight).flatten(2), None, slot_weights
 
 
 class LinformerPoolProjection(nn.Module):
@@ -209,7 +209,7 @@ class LinformerPoolProjection(nn.Module):
         if attention_mask is None:
             return None
         # A sequence of padding alone keeps one slot, or its softmax would have nothing to sum
-        return torch.arange(starts.shape[1] - 1, device=lengths.device) < lengths.clamp(min=1)
+        return (torch.arange(starts.shape[1] - 1, device=lengths.device) < lengths.clamp(min=1)).unsqueeze(1)
 
 
 class LinformerSegmentPoolProjection(LinformerPoolProjection):
@@ -234,20 +234,21 @@ class LinformerSegmentPoolProjection(LinformerPoolProjection):
     def slot_weights(self, starts, lengths, attention_mask):
         sizes = starts.diff()
         # A sequence of padding alone keeps one slot, or its softmax would have nothing to sum
-        return torch.where(torch.arange(sizes.shape[1], device=sizes.device) == 0, 1, sizes)
+        return torch.where(torch.arange(sizes.shape[1], device=sizes.device) == 0, 1, sizes).unsqueeze(1)
 
 
-class LinformerAttentionPoolProjection(LinformerPoolProjection):
+class LinformerAttentionPoolProjection(LinformerSegmentPoolProjection):
     """
-    A weighted mean over the same windows: within each, a softmax of the tokens' scores for the sequence's mean query. So
-    a window shows what a typical row would have attended to in it, where a plain mean shows what nobody looks at, too.
-    E and F depend on the input, and on the head: a step further than the paper, at O(n d) per head, without parameters.
+    A weighted mean over the same segments: within each, for each head, a softmax of the tokens' scores for the sequence's
+    mean query. So a slot shows what a typical row would have attended to in it. Its weight in the softmax's sum is the
+    number of tokens that its weights amount to, the exponential of their entropy (c for c equal ones), which gives the
+    mean query the sum that full attention gives it. O(n d) for each head, and no parameters.
     """
 
     def forward(self, rows, attention_mask, scores):
         """Of `scores` (b, h, n'): the projected rows of each head, (b, h, slots, d)."""
         batch_size, num_heads, seq_length = scores.shape
-        order, starts, slot_weights = self.windows(rows, attention_mask)
+        order, starts, sizes = self.windows(rows, attention_mask)
         first_rows = seq_length * torch.arange(batch_size, device=rows.device).unsqueeze(1)
         tokens = (first_rows + order).unsqueeze(1).expand_as(scores)
         lists = torch.arange(batch_size * num_heads, device=rows.device).view(batch_size, num_heads, 1)
@@ -257,11 +258,17 @@ class LinformerAttentionPoolProjection(LinformerPoolProjection):
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         if attention_mask is not None:
             scores = scores.masked_fill(~attention_mask.unsqueeze(1), torch.finfo(scores.dtype).min)
-        weights = (scores - scores.amax(-1, keepdim=True).detach()).clamp(min=-60).exp()
-        weights = weights.gather(-1, order.unsqueeze(1).expand_as(scores))
+        scores = (scores - scores.amax(-1, keepdim=True).detach()).clamp(min=-60)
+        scores = scores.gather(-1, order.unsqueeze(1).expand_as(scores))
+        weights = scores.exp()
         sums = nn.functional.embedding_bag(
-            torch.arange(weights.numel(), device=rows.device), weights.reshape(-1, 1), offsets, mode="sum"
-        ).view(batch_size, num_heads, -1)
+            torch.arange(weights.numel(), device=rows.device),
+            torch.stack([weights, weights * scores], dim=-1).flatten(0, 2),
+            offsets,
+            mode="sum",
+        )
+        sums, sums_of_scores = sums.view(batch_size, num_heads, -1, 2).unbind(-1)
+        sums = sums.clamp(min=torch.finfo(sums.dtype).tiny)  # of an empty window
         places = torch.arange(seq_length, device=rows.device).expand_as(order).contiguous()
         window = torch.searchsorted(starts, places, right=True) - 1
         weights = weights / sums.gather(-1, window.unsqueeze(1).expand_as(scores))
@@ -269,7 +276,9 @@ class LinformerAttentionPoolProjection(LinformerPoolProjection):
         pooled = nn.functional.embedding_bag(
             tokens.flatten(), rows.flatten(0, 1), offsets, mode="sum", per_sample_weights=weights.flatten().to(rows.dtype)
         )
-        return pooled.view(batch_size, num_heads, -1, rows.shape[-1])[:, :, :-1], None, slot_weights
+        pooled = pooled.view(batch_size, num_heads, -1, rows.shape[-1])[:, :, :-1]
+        entropies = (sums.log() - sums_of_scores / sums)[:, :, :-1]
+        return pooled, None, entropies.exp() * (sizes > 0)
 
 
 PROJECTION_CLASSES = {
@@ -367,8 +376,8 @@ class LinformerSelfAttention(nn.Module):
         slot_mask = None
         if slot_weights is not None:
             # exp(s + log c) = c exp(s). An empty slot's score of 0 would still count, so it gets the least there is.
-            slot_mask = slot_weights.to(torch.promote_types(key_layer.dtype, torch.float32)).log().to(key_layer.dtype).clamp(min=torch.finfo(key_layer.dtype).min)
-            slot_mask = slot_mask[:, None, None, :]
+            slot_mask = slot_weights.to(torch.promote_types(key_layer.dtype, torch.float32)).log()
+            slot_mask = slot_mask.to(key_layer.dtype).clamp(min=torch.finfo(key_layer.dtype).min).unsqueeze(2)
         return self.split_heads(key_layer), self.split_heads(value_layer), slot_mask
 
     def forward(

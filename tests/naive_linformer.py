@@ -47,7 +47,7 @@ def naive_self_attention(model, index, rows):
         features = slice(head * d_head, (head + 1) * d_head)
         E, F = projection_weights(model, index, head)
         if config.projection_type == "attention_pool":
-            E = F = attention_pool_weights(config, index, query[:, features], key[:, features])
+            E = F = attention_pool_weights(segments, query[:, features], key[:, features])
         projected_key = project(config, index, E, key[:, features], segments)
         projected_value = project(config, index, F, value[:, features], segments)
         attended = []
@@ -56,6 +56,8 @@ def naive_self_attention(model, index, rows):
             weights = scores.exp()
             if config.projection_type == "segment_pool":
                 weights = weights * torch.tensor([len(segment) for segment in segments])
+            if config.projection_type == "attention_pool":
+                weights = weights * torch.stack([entropy(row).exp() for row in E])
             weights = weights / weights.sum()
             attended.append(sum(weight * slot for weight, slot in zip(weights, projected_value, strict=True)))
         heads.append(torch.stack(attended))
@@ -92,15 +94,19 @@ def project(config, index, weight, rows, segments):
     return [window.amax(0) if config.projection_type == "max_pool" else window.mean(0) for window in windows]
 
 
-def attention_pool_weights(config, index, query, key):
-    """E_i = F_i of a head: each window's softmax of the scores for the mean query, one row a window."""
+def attention_pool_weights(segments, query, key):
+    """E_i = F_i of a head: each segment's softmax of the scores for the mean query, one row a segment."""
     mean_query = sum(query) / len(query)
     weights = []
-    for window in pooling_windows(len(key), config.projected_dims[index]):
-        scores = {token: (mean_query @ key[token] / math.sqrt(len(mean_query))).exp() for token in window}
+    for segment in segments:
+        scores = {token: (mean_query @ key[token] / math.sqrt(len(mean_query))).exp() for token in segment}
         zero = key.new_zeros(())
         weights.append(torch.stack([scores.get(token, zero) for token in range(len(key))]) / sum(scores.values()))
     return torch.stack(weights)
+
+
+def entropy(weights):
+    return -sum(weight * weight.log() for weight in weights if weight > 0)
 
 
 def pooling_windows(length, k):

@@ -286,14 +286,14 @@ def test_segments_begin_where_rows_differ_most():
     rows = torch.tensor([0.0, 0.1, 0.1, 9.0, 9.5, 9.5, 4.0])[None, :, None]
     projected, _, weights = pool(rows, None)
     torch.testing.assert_close(projected[0, :, 0], torch.tensor([0.0, 0.1, 28 / 3, 4.0]))
-    assert weights.tolist() == [[1, 2, 3, 1]]
+    assert weights.tolist() == [[[1, 2, 3, 1]]]
     # Without the last token, which is padding, the next greatest step is one of 0.5
     projected, _, weights = pool(rows, torch.arange(7)[None] < 6)
     torch.testing.assert_close(projected[0, :, 0], torch.tensor([0.0, 0.1, 9.0, 9.5]))
-    assert weights.tolist() == [[1, 2, 1, 2]]
+    assert weights.tolist() == [[[1, 2, 1, 2]]]
     projected, _, weights = pool(rows, torch.arange(7)[None] < 2)
     torch.testing.assert_close(projected[0, :, 0], torch.tensor([0.0, 0.1, 0.0, 0.0]))
-    assert weights.tolist() == [[1, 1, 0, 0]]
+    assert weights.tolist() == [[[1, 1, 0, 0]]]
 
 
 # --- Full attention, where the projection is none: RoBERTa and BERT ---

@@ -28,7 +28,7 @@ ALLOWED = re.compile(
     | staticmethod | str | super | tuple
     | collections\.abc\.Callable | dataclasses\.field | huggingface_hub\.dataclasses\.strict
     | torch\.(LongTensor | Tensor | arange | bool | cat | compiler\.is_compiling | einsum | empty | finfo | full | full_like
-        | float32 | inf | is_grad_enabled | matmul | no_grad | ones | ones_like | promote_types | searchsorted
+        | float32 | inf | is_grad_enabled | matmul | no_grad | ones | ones_like | promote_types | searchsorted | stack
         | tanh | where | zeros | zeros_like)
     | torch\.nn\.([A-Z]\w+ | functional\.\w+)
     | transformers\.(
