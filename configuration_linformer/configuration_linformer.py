@@ -53,9 +53,9 @@ class LinformerConfig(PreTrainedConfig):
         learned convolution along the sequence with kernel and stride n / k; `"mean_pool"` and `"max_pool"`, pooling
         over k windows that adapt to each sequence's own length, the first token in a window of its own, so that an
         input of at most k tokens gets full attention; and, further than the paper goes, as they depend on the input,
-        `"attention_pool"`, a mean over the same windows, weighted for each head by a softmax of the scores for the mean
-        query; and `"segment_pool"`, a mean over windows that begin where neighbouring rows differ most, each of which
-        counts in the softmax as often as it has tokens.
+        `"segment_pool"`, a mean over k segments that begin where neighbouring rows differ most, each of which counts in
+        the softmax as often as it has tokens; and `"attention_pool"`, a mean over the same segments, weighted for each
+        head by a softmax of the scores for the mean query.
     sparse_prediction (`bool`, *optional*, defaults to `False`):
         Whether `LinformerForMaskedLM`, given labels, scores the vocabulary at the tokens to predict alone. The loss is the
         same, for about a seventh of the head's time and memory.

@@ -296,6 +296,26 @@ def test_segments_begin_where_rows_differ_most():
     assert weights.tolist() == [[[1, 1, 0, 0]]]
 
 
+def test_attention_weights_of_equal_scores_are_those_of_segments():
+    rows = torch.randn(2, N, 30, generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(N) < torch.tensor([N, 9])[:, None]
+    names = ("segment_pool", "attention_pool")
+    segments, attention = (make_model(projection_type=name).encoder.layer[0].attention.self.E for name in names)
+    projected, _, sizes = segments(rows, mask)
+    for_heads, _, weights = attention(rows, mask, torch.full((2, 3, N), -7.0))
+    assert_equal(for_heads, projected[:, None].expand_as(for_heads), 1e-5)
+    assert_equal(weights, sizes.expand_as(weights).float(), 1e-4)
+    # A token that nobody looks at leaves its segment, and does not count
+    scores = torch.zeros(2, 3, N)
+    sizes = sizes[0, 0].tolist()
+    largest = sizes.index(max(sizes))
+    start, end = sum(sizes[:largest]), sum(sizes[: largest + 1])
+    scores[0, :, start] = -50
+    for_heads, _, weights = attention(rows, mask, scores)
+    assert_equal(for_heads[0, 1, largest], rows[0, start + 1 : end].mean(0), 1e-5)
+    assert_equal(weights[0, 1, largest], torch.tensor(end - start - 1.0), 1e-4)
+
+
 # --- Full attention, where the projection is none: RoBERTa and BERT ---
 
 
