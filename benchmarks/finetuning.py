@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """
-What a pretrained encoder loses on a task when it is converted to a Linformer before it is fine-tuned.
+What a pretrained encoder loses on a task when it is converted to a Linformer, before it is fine-tuned or after it.
 
     python -m benchmarks.finetuning --model_name_or_path <encoder> --tasks mrpc stsb --max_seq_length 128 \\
         --projected_dims 32 --models original attention_pool --seeds 1 2 3 --output_dir stress \\
@@ -21,6 +21,7 @@ What a pretrained encoder loses on a task when it is converted to a Linformer be
 
 The original and its Linformers start a seed from the same weights, the new head's among them, and are trained by
 run_glue.py with the same arguments, those behind `--`. Each is judged after its last step: no run is the best of several.
+With `--convert after`, the original is fine-tuned, and the Linformers that are made of it are judged without any training.
 
 Every finished run is a line in results.jsonl, and is not run again; finetuning.md has the table.
 """
@@ -76,12 +77,16 @@ def parse_arguments():
         help="The original as it is, or the Linformer with this projection.",
     )
     parser.add_argument("--projected_dims", nargs="+", type=int, default=[128], help="k of the Linformers.")
+    parser.add_argument("--convert", default="before", choices=("before", "after"), help="Before fine-tuning, or after it.")
     parser.add_argument("--max_seq_length", type=int, default=512, help="n; the original reads no more than it can.")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1], help="Of the head, the batches and the dropout.")
     parser.add_argument("--data_dir", type=Path, help="A folder with the datasets, if not from the Hub.")
     parser.add_argument("--jobs", type=int, default=1, help="Runs at the same time, which share the cores.")
     parser.add_argument("script_arguments", nargs="*", help="Arguments of run_glue.py, behind --.")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.convert == "after" and "original" not in args.models:
+        parser.error("--convert after needs `original` among --models: it is what is converted.")
+    return args
 
 
 def data_arguments(task, args):
@@ -102,14 +107,14 @@ def data_arguments(task, args):
     return ["--train_file", files[0], "--validation_file", files[1]]
 
 
-def save_start(task, model, n, k, seed, args, folder):
+def save_start(task, model, n, k, seed, name_or_path, folder):
     """Saves the checkpoint that a run starts from, and gives the longest input that it reads."""
     set_seed(seed)
     # BERT's head has one dropout, the Linformer's, like RoBERTa's, two: without them the two do the same
     original = AutoModelForSequenceClassification.from_pretrained(
-        args.model_name_or_path, num_labels=GLUE.get(task, (2,))[0], classifier_dropout=0.0
+        name_or_path, num_labels=GLUE.get(task, (2,))[0], classifier_dropout=0.0
     )
-    tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
+    tokenizer = AutoTokenizer.from_pretrained(name_or_path)
     if model == "original":
         n = min(n, original.config.max_position_embeddings)
     else:
@@ -120,14 +125,19 @@ def save_start(task, model, n, k, seed, args, folder):
     return n
 
 
-def run(args, task, model, n, k, seed, arguments):
-    """One fine-tuning: what is measured, its value after the last step, times and memory."""
-    folder = args.output_dir / "runs" / "-".join(map(str, (task, model, n, k, seed)))
+def run(args, task, model, n, k, seed, converted, arguments):
+    """One fine-tuning, or the judgement of one: what is measured, its value after the last step, times and memory."""
+    runs = args.output_dir / "runs"
+    folder = runs / "-".join(map(str, (task, model, n, k, converted, seed)))
+    start = args.model_name_or_path
+    if converted == "after":
+        start = runs / "-".join(map(str, (task, "original", n, None, None, seed))) / "trained"
     with SEEDED:
-        longest = save_start(task, model, n, k, seed, args, folder / "start")
+        longest = save_start(task, model, n, k, seed, start, folder / "start")
     command = ["--model_name_or_path", folder / "start", *data_arguments(task, args), "--max_seq_length", longest]
-    command += ["--do_train", "--do_eval", "--seed", seed, "--train_sampling_strategy", "group_by_length"]
-    command += ["--save_strategy", "no", "--report_to", "none", "--output_dir", folder / "trained", *arguments.split()]
+    command += ["--do_eval", "--seed", seed, "--train_sampling_strategy", "group_by_length"]
+    command += [] if converted == "after" else ["--do_train", "--save_strategy", "no"]
+    command += ["--report_to", "none", "--output_dir", folder / "trained", *arguments.split()]
     memory = run_script("run_glue.py", command, folder, args.jobs)
     metrics = json.loads((folder / "trained" / "all_results.json").read_text())
     metric = GLUE.get(task, (2, "accuracy"))[1]
@@ -135,7 +145,7 @@ def run(args, task, model, n, k, seed, arguments):
         "metric": metric,
         "value": metrics[f"eval_{metric}"],
         "eval_loss": metrics["eval_loss"],
-        "train_seconds": metrics["train_runtime"],
+        "train_seconds": metrics.get("train_runtime", 0),
         "eval_seconds": metrics["eval_runtime"],
         "peak_memory_gib": memory,
     }
@@ -145,31 +155,35 @@ def make_table(results):
     """A line for each task and model: the mean over the seeds, and the standard deviation."""
     groups = {}
     for result in results:
-        names = ("task", "metric", "n", "model", "k", "arguments")
+        names = ("task", "metric", "n", "model", "k", "converted", "arguments")
         groups.setdefault(tuple(result[name] or "" for name in names), []).append(result)
     rows = []
-    for (task, metric, n, model, k, arguments), runs in groups.items():
+    for (task, metric, n, model, k, converted, arguments), runs in groups.items():
         values = [100 * run["value"] for run in runs]
         spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-        minutes = statistics.mean(run["train_seconds"] for run in runs) / 60
+        training, judging = (statistics.mean(run[name] for run in runs) for name in ("train_seconds", "eval_seconds"))
         memory = statistics.mean(run["peak_memory_gib"] for run in runs)
-        row = [task, metric, n, model, k, f"{statistics.mean(values):.1f}{spread}", len(runs), f"{minutes:.1f}", f"{memory:.1f}"]
-        rows.append([*row, arguments])
-    header = ["task", "metric, %", "n", "model", "k", "mean ± std", "seeds", "minutes", "GiB", "arguments"]
+        row = [task, metric, n, model, k, converted, f"{statistics.mean(values):.1f}{spread}", len(runs)]
+        rows.append([*row, f"{training / 60:.1f}", f"{judging:.0f}", f"{memory:.1f}", arguments])
+    header = ["task", "metric, %", "n", "model", "k", "converted", "mean ± std", "seeds"]
+    header += ["training, minutes", "judging, s", "GiB", "arguments"]
     return markdown_table(header, rows)
 
 
 def main():
     args = parse_arguments()
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    wanted = []
+    originals, linformers = [], []
     for task, seed, model in product(args.tasks, args.seeds, args.models):
-        for k in [None] if model == "original" else args.projected_dims:
-            wanted.append({"task": task, "model": model, "n": args.max_seq_length, "k": k, "seed": seed})
-    for each in wanted:
-        each["arguments"] = " ".join(args.script_arguments)
-        data_arguments(each["task"], args)  # draws the samples, once
-    results = run_missing(wanted, partial(run, args), args.output_dir / "results.jsonl", args.jobs)
+        data_arguments(task, args)  # draws the samples, once
+        common = {"task": task, "model": model, "n": args.max_seq_length, "seed": seed}
+        common["arguments"] = " ".join(args.script_arguments)
+        if model == "original":
+            originals.append(common | {"k": None, "converted": None})
+        else:
+            linformers += [common | {"k": k, "converted": args.convert} for k in args.projected_dims]
+    for wanted in (originals, linformers):  # what is converted after fine-tuning needs the original's run
+        results = run_missing(wanted, partial(run, args), args.output_dir / "results.jsonl", args.jobs)
     table = make_table(results)
     (args.output_dir / "finetuning.md").write_text(table + "\n", encoding="utf-8")
     print(table)

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def run_script(script, arguments, folder, jobs):
-    """Runs a script to its end, one of `jobs` that share the cores. Gives its peak memory in GiB; its log is in the folder."""
+    """Runs a script, one of `jobs` that share the cores, with its log in the folder. Gives its peak memory in GiB."""
     command = [sys.executable, str(ROOT / script), *map(str, arguments)]
     folder.mkdir(parents=True, exist_ok=True)
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
@@ -44,8 +44,8 @@ def read_results(path):
 
 def run_missing(wanted, run, path, jobs):
     """
-    All results: those in the file, and `run(**each)` for each of the `wanted` dictionaries that no line begins with, which is
-    added to the file as a line of that dictionary and what `run` gives.
+    All results: those in the file, and, for each of the `wanted` dictionaries that no line of it begins with, that
+    dictionary and what `run(**each)` gives, which becomes a line of the file as soon as it is there.
     """
     results = read_results(path)
     missing = [each for each in wanted if not any(each.items() <= result.items() for result in results)]
