@@ -165,7 +165,7 @@ class LinformerPoolProjection(nn.Module):
     O(n d), and no parameters.
     """
 
-    reads_rows = False  # to find the windows
+    needs_rows = False  # to find the windows
 
     def __init__(self, config, layer_idx=0):
         super().__init__()
@@ -194,7 +194,7 @@ class LinformerPoolProjection(nn.Module):
             lengths = attention_mask.sum(1, keepdim=True)
             # The tokens of each sequence first, its padding behind them, wherever it was
             order = attention_mask.int().argsort(dim=1, descending=True, stable=True)
-            rows = rows.gather(1, order.unsqueeze(-1).expand_as(rows)) if self.reads_rows else rows
+            rows = rows.gather(1, order.unsqueeze(-1).expand_as(rows)) if self.needs_rows else rows
         starts = self.window_starts(rows, lengths, slots).clamp(max=lengths)
         return order, starts, self.slot_weights(starts, lengths, attention_mask)
 
@@ -220,7 +220,7 @@ class LinformerSegmentPoolProjection(LinformerPoolProjection):
     attention. A step further than the paper, whose E does not depend on the input; O(n d), and no parameters.
     """
 
-    reads_rows = True
+    needs_rows = True
 
     def window_starts(self, rows, lengths, slots):
         places = torch.arange(rows.shape[1], device=rows.device)
