@@ -614,7 +614,7 @@ def what_is_exact(config, source_positions):
             " fairseq's\nown attention reads the padding, so its outputs change with the amount; here they do not."
         )
     n, k = config.max_position_embeddings, min(config.projected_dims)
-    if config.projection_type.endswith("_pool") or (config.projection_type == "conv" and k == n):
+    if not config.has_learned_projection or (config.projection_type == "conv" and k == n):
         sentences = [f"Inputs of at most {k} tokens get the original's outputs, to rounding."]
         if k < n:
             sentences.append(

@@ -93,9 +93,8 @@ class Adaptation:
             arguments += ["--per_device_train_batch_size", BATCH_SIZE, "--learning_rate", args.learning_rate]
             arguments += ["--save_strategy", "no", "--report_to", "none", "--output_dir", folder / "adapted"]
             run_script("run_adaptation.py", arguments, folder, args.jobs)
-            student = LinformerModel.from_pretrained(folder / "adapted")
         result = {}
-        for read_at in args.projected_dims if tokens and projection_type.endswith("_pool") else [k]:
+        for read_at in args.projected_dims if tokens and not student.config.has_learned_projection else [k]:
             student = LinformerModel.from_pretrained(folder / "adapted", projected_dim=read_at) if tokens else student
             for name, sequences in self.sequences.items():
                 hidden = choose_k.last_hidden_states(student.eval(), sequences, f"{projection_type}, k = {read_at}")
