@@ -39,6 +39,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_
 
 from configuration_linformer.configuration_linformer import PROJECTION_TYPES
 from convert_to_linformer import convert_to_linformer
+from modeling_linformer import LinformerModel
 from run_common import markdown_table
 
 from .runs import run_missing, run_script
@@ -78,6 +79,9 @@ def parse_arguments():
     )
     parser.add_argument("--projected_dims", nargs="+", type=int, default=[128], help="k of the Linformers.")
     parser.add_argument("--convert", default="before", choices=("before", "after"), help="Before fine-tuning, or after it.")
+    parser.add_argument(
+        "--adapted_name_or_path", help="The Linformers' weights without the head, of run_adaptation.py; else the original's."
+    )
     parser.add_argument("--max_seq_length", type=int, default=512, help="n; the original reads no more than it can.")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1], help="Of the head, the batches and the dropout.")
     parser.add_argument("--data_dir", type=Path, help="A folder with the datasets, if not from the Hub.")
@@ -86,6 +90,8 @@ def parse_arguments():
     args = parser.parse_args()
     if args.convert == "after" and "original" not in args.models:
         parser.error("--convert after needs `original` among --models: it is what is converted.")
+    if args.convert == "after" and args.adapted_name_or_path is not None:
+        parser.error("--adapted_name_or_path is where fine-tuning starts, and with --convert after no Linformer is fine-tuned.")
     return args
 
 
@@ -107,7 +113,7 @@ def data_arguments(task, args):
     return ["--train_file", files[0], "--validation_file", files[1]]
 
 
-def save_start(task, model, n, k, seed, name_or_path, folder):
+def save_start(task, model, n, k, seed, name_or_path, adapted, folder):
     """Saves the checkpoint that a run starts from, and gives the longest input that it reads."""
     set_seed(seed)
     # BERT's head has one dropout, the Linformer's, like RoBERTa's, two: without them the two do the same
@@ -119,21 +125,25 @@ def save_start(task, model, n, k, seed, name_or_path, folder):
         n = min(n, original.config.max_position_embeddings)
     else:
         original = convert_to_linformer(original, projected_dim=k, max_position_embeddings=n, projection_type=model)
+    if adapted is not None:
+        body = LinformerModel.from_pretrained(adapted, projected_dim=k, projection_type=model, max_position_embeddings=n)
+        original.base_model.load_state_dict(body.state_dict())
     tokenizer.model_max_length = n
     original.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return n
 
 
-def run(args, task, model, n, k, seed, converted, arguments):
+def run(args, task, model, n, k, seed, converted, arguments, adapted=None):
     """One fine-tuning, or the judgement of one: what is measured, its value after the last step, times and memory."""
     runs = args.output_dir / "runs"
-    folder = runs / "-".join(map(str, (task, model, n, k, converted, seed)))
+    names = (task, model, n, k, converted, seed) + (() if adapted is None else ("adapted",))
+    folder = runs / "-".join(map(str, names))
     start = args.model_name_or_path
     if converted == "after":
         start = runs / "-".join(map(str, (task, "original", n, None, None, seed))) / "trained"
     with SEEDED:
-        longest = save_start(task, model, n, k, seed, start, folder / "start")
+        longest = save_start(task, model, n, k, seed, start, adapted, folder / "start")
     command = ["--model_name_or_path", folder / "start", *data_arguments(task, args), "--max_seq_length", longest]
     command += ["--do_eval", "--seed", seed, "--train_sampling_strategy", "group_by_length"]
     command += [] if converted == "after" else ["--do_train", "--save_strategy", "no"]
@@ -155,17 +165,17 @@ def make_table(results):
     """A line for each task and model: the mean over the seeds, and the standard deviation."""
     groups = {}
     for result in results:
-        names = ("task", "metric", "n", "model", "k", "converted", "arguments")
-        groups.setdefault(tuple(result[name] or "" for name in names), []).append(result)
+        names = ("task", "metric", "n", "model", "k", "converted", "adapted", "arguments")
+        groups.setdefault(tuple(result.get(name) or "" for name in names), []).append(result)
     rows = []
-    for (task, metric, n, model, k, converted, arguments), runs in groups.items():
+    for (task, metric, n, model, k, converted, adapted, arguments), runs in groups.items():
         values = [100 * run["value"] for run in runs]
         spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
         training, judging = (statistics.mean(run[name] for run in runs) for name in ("train_seconds", "eval_seconds"))
         memory = statistics.mean(run["peak_memory_gib"] for run in runs)
-        row = [task, metric, n, model, k, converted, f"{statistics.mean(values):.1f}{spread}", len(runs)]
+        row = [task, metric, n, model, k, converted, adapted, f"{statistics.mean(values):.1f}{spread}", len(runs)]
         rows.append([*row, f"{training / 60:.1f}", f"{judging:.0f}", f"{memory:.1f}", arguments])
-    header = ["task", "metric, %", "n", "model", "k", "converted", "mean ± std", "seeds"]
+    header = ["task", "metric, %", "n", "model", "k", "converted", "adapted", "mean ± std", "seeds"]
     header += ["training, minutes", "judging, s", "GiB", "arguments"]
     return markdown_table(header, rows)
 
@@ -181,6 +191,8 @@ def main():
         if model == "original":
             originals.append(common | {"k": None, "converted": None})
         else:
+            if args.adapted_name_or_path is not None:
+                common["adapted"] = args.adapted_name_or_path
             linformers += [common | {"k": k, "converted": args.convert} for k in args.projected_dims]
     for wanted in (originals, linformers):  # what is converted after fine-tuning needs the original's run
         results = run_missing(wanted, partial(run, args), args.output_dir / "results.jsonl", args.jobs)

@@ -30,7 +30,7 @@ def run_script(script, arguments, folder, jobs):
     folder.mkdir(parents=True, exist_ok=True)
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     with open(folder / "log.txt", "w", encoding="utf-8") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": threads})
+        process = subprocess.Popen(command, stdout=log, stderr=log, env={"OMP_NUM_THREADS": threads} | os.environ)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
