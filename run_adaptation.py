@@ -34,6 +34,7 @@ from transformers import AutoModel, DataCollatorWithPadding, TrainingArguments, 
 
 import modeling_linformer
 import run_common
+from modeling_linformer.modeling_linformer import all_reduce
 from run_common import BadInput, ModelArguments, ScriptTrainer, first_line
 from run_mlm import TextArguments, check_arguments, load_texts, make_all_sequences
 
@@ -58,39 +59,54 @@ class AdaptationTrainer(ScriptTrainer):
         if self.is_masked_lm:
             self.model.sparse_prediction = True
 
+    def _prepare_inputs(self, inputs):
+        return super(ScriptTrainer, self)._prepare_inputs(inputs)  # the teacher reads whole sequences
+
     def hidden_states(self, model, inputs):
-        """The student's and the teacher's hidden states, a tensor (b, n, d) for each layer."""
+        """The student's and the teacher's hidden states of this process's tokens, (b, n, d) for each layer, and the mask."""
         with torch.no_grad():
             teacher = self.teacher(**inputs, output_hidden_states=True).hidden_states[1:]
+        if self.processes_per_sequence > 1:
+            inputs = self.model.shard_inputs(inputs)
+            teacher = [self.model.shard_inputs({"inputs_embeds": states})["inputs_embeds"] for states in teacher]
         # The vocabulary is scored at the tokens to predict alone (`sparse_prediction`), and here there are none
         labels = {"labels": torch.full_like(inputs["input_ids"], -100)} if self.is_masked_lm else {}
         student = model(**inputs, **labels, output_hidden_states=True).hidden_states[1:]
-        return student, teacher
+        return student, teacher, inputs["attention_mask"].bool()
+
+    def sum(self, tensor):
+        """Over the processes that share a sequence."""
+        mesh = self.model.base_model.sequence_mesh
+        return tensor if mesh is None else all_reduce(tensor, mesh)
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
-        student, teacher = self.hidden_states(model, inputs)
-        mask = inputs["attention_mask"].bool()
-        loss = sum(nn.functional.mse_loss(ours[mask], theirs[mask]) for ours, theirs in zip(student, teacher)) / len(student)
-        return (loss, (student, teacher)) if return_outputs else loss
+        student, teacher, mask = self.hidden_states(model, inputs)
+        squares = sum((ours[mask] - theirs[mask]).square().sum() for ours, theirs in zip(student, teacher))
+        numbers = inputs["attention_mask"].sum() * student[0].shape[-1] * len(student)
+        loss = self.sum(squares) / numbers
+        return (loss, (student[-1], teacher[-1], mask)) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            loss, (student, teacher) = self.compute_loss(model, inputs, return_outputs=True)
-        measures = closeness(student[-1].float(), teacher[-1].float(), inputs["attention_mask"])
+            loss, (student, teacher, mask) = self.compute_loss(model, inputs, return_outputs=True)
+        measures = self.closeness(student.float(), teacher.float(), mask)
         return loss, measures, measures  # without labels, Trainer would compute no metrics
 
+    def closeness(self, student, teacher, mask):
+        """
+        The cosine of last hidden states (b, n, d) with the teacher's: the mean over each document's tokens, and that of the
+        documents' mean vectors, as (b, 2).
+        """
+        mask = mask.to(student.dtype)
+        by_token = self.sum((nn.functional.cosine_similarity(student, teacher, dim=-1) * mask).sum(1))
+        documents = (self.sum((states * mask[..., None]).sum(1)) for states in (student, teacher))
+        return torch.stack(
+            [by_token / self.sum(mask.sum(1)), nn.functional.cosine_similarity(*documents, dim=-1)], dim=-1
+        )
 
-def closeness(student, teacher, attention_mask):
-    """
-    The cosine of last hidden states (b, n, d) with the teacher's: the mean over each document's tokens, and that of the
-    documents' mean vectors, as (b, 2).
-    """
-    mask = attention_mask[..., None].to(student.dtype)
-    lengths = mask.sum(1)
-    by_token = (nn.functional.cosine_similarity(student, teacher, dim=-1) * mask[..., 0]).sum(1) / lengths[:, 0]
-    documents = ((states * mask).sum(1) / lengths for states in (student, teacher))
-    return torch.stack([by_token, nn.functional.cosine_similarity(*documents, dim=-1)], dim=-1)
+    def join_shards(self, shards):
+        return shards.mean(2)  # of measures of whole documents, which are the same in all processes
 
 
 def compute_metrics(prediction):
@@ -162,7 +178,11 @@ def main(argv):
         train_dataset=sequences.get("train"),
         eval_dataset=sequences.get("validation"),
         processing_class=tokenizer,
-        data_collator=DataCollatorWithPadding(tokenizer, **run_common.padding(data_args, max_seq_length)),
+        data_collator=DataCollatorWithPadding(
+            tokenizer,
+            pad_to_multiple_of=data_args.sequence_parallel_size,  # a token at least for each process
+            **run_common.padding(data_args, max_seq_length),
+        ),
         compute_metrics=compute_metrics,
         task="feature-extraction",
         example="This is a sentence.",

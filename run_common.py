@@ -31,6 +31,7 @@ from datasets import load_dataset
 from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from tokenizers import ByteLevelBPETokenizer
+from torch.distributed.device_mesh import init_device_mesh
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -461,7 +462,8 @@ class ScriptTrainer(Trainer):
     """
     A Trainer that writes model cards of its own, which tell where the model comes from, how good it is, and how to load it.
 
-    `task` is what `pipeline` calls it, and `example` an input for it.
+    `task` is what `pipeline` calls it, and `example` an input for it. With `sequence_parallel_size` above 1 in `data_args`,
+    so many processes share each sequence: they get the same batch, of which each computes its part of the tokens.
     """
 
     def __init__(self, *args, task, example, model_args, data_args, **kwargs):
@@ -471,6 +473,52 @@ class ScriptTrainer(Trainer):
             raise BadInput(f"--push_to_hub: {first_line(error)} Log in with `hf auth login`, or give --hub_token.") from error
         self.task, self.example = task, example
         self.origin, self.data_args = model_args.model_name_or_path, data_args
+        self.processes_per_sequence = getattr(data_args, "sequence_parallel_size", 1)
+        if self.processes_per_sequence > 1:
+            self.share_sequences()
+
+    def share_sequences(self):
+        size, world_size = self.processes_per_sequence, self.args.world_size
+        if world_size % size:
+            raise BadInput(
+                f"--sequence_parallel_size {size} does not divide the number of processes, {world_size}: start a multiple of"
+                f" it (`torchrun --nproc_per_node {size}`, `accelerate launch`)."
+            )
+        if not hasattr(self.model, "set_sequence_mesh"):
+            raise BadInput(f"--sequence_parallel_size {size} is for Linformers; this is a {type(self.model).__name__}.")
+        # accelerate gives the processes along "cp" (context parallel) the same batches
+        mesh = init_device_mesh(self.args.device.type, (world_size // size, size), mesh_dim_names=("dp_replicate", "cp"))
+        self.accelerator.state.device_mesh = mesh
+        self.accelerator.dataloader_config.dispatch_batches = False  # nor does a stream's first process hand out all batches
+        try:
+            self.model.set_sequence_mesh(mesh["cp"])
+        except ValueError as error:
+            raise BadInput(f"--sequence_parallel_size {size}: {error}") from error
+
+    def _prepare_inputs(self, inputs):
+        inputs = super()._prepare_inputs(inputs)
+        return self.model.shard_inputs(inputs) if self.processes_per_sequence > 1 else inputs
+
+    def get_batch_samples(self, *args, **kwargs):
+        # The tokens to predict were counted in whole sequences, by each of the processes that share them
+        batches, number = super().get_batch_samples(*args, **kwargs)
+        return batches, None if number is None else number / self.processes_per_sequence
+
+    def evaluation_loop(self, *args, **kwargs):
+        if self.processes_per_sequence > 1:
+            self.gather_function = self.gather_sequences
+        return super().evaluation_loop(*args, **kwargs)
+
+    def gather_sequences(self, tensor):
+        """What `gather_for_metrics` does: a row for each sequence, of which no process has a whole one."""
+        rows = self.accelerator.gather(tensor).unflatten(0, (-1, self.processes_per_sequence, len(tensor)))
+        rows = self.join_shards(rows.transpose(1, 2)).flatten(0, 1)
+        state = self.accelerator.gradient_state
+        return rows[: state.remainder] if state.end_of_dataloader and state.remainder > 0 else rows
+
+    def join_shards(self, shards):
+        """(replicas, b, processes, ...) -> (replicas, b, ...): the mean loss, and what is of tokens one after another."""
+        return shards.mean(2) if shards.dim() == 3 else shards.flatten(2, 3)
 
     def create_model_card(self, **ignored):
         # Trainer's own calls a model that began as a local checkpoint trained from scratch, and has no snippet

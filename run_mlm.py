@@ -94,11 +94,17 @@ class TextArguments(DataArguments):
     streaming: bool = field(
         default=False, metadata={"help": "Read the data while training instead of before it. Needs --max_steps."}
     )
+    sequence_parallel_size: int = field(
+        default=1,
+        metadata={"help": "Processes that share each sequence, for sequences too long for one of them; it divides their number."},
+    )
 
     def __post_init__(self):
         super().__post_init__()
         if not 0 < self.mlm_probability <= 1:
             raise BadInput(f"--mlm_probability is {self.mlm_probability}; it must be above 0 and at most 1.")
+        if self.sequence_parallel_size < 1:
+            raise BadInput(f"--sequence_parallel_size is {self.sequence_parallel_size}; it must be at least 1.")
 
 
 # Text
@@ -388,7 +394,8 @@ def main(argv):
         tokenizer,
         training_args.seed,
         mlm_probability=data_args.mlm_probability,
-        pad_to_multiple_of=max_seq_length if data_args.pad_to_max_length else None,
+        # A token at least for each process that shares a sequence
+        pad_to_multiple_of=max_seq_length if data_args.pad_to_max_length else data_args.sequence_parallel_size,
     )
     trainer = ScriptTrainer(
         model=model,

@@ -27,6 +27,8 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.distributed import _functional_collectives as collectives
+from torch.distributed.device_mesh import DeviceMesh
 from torch.nn import CrossEntropyLoss
 from transformers import initialization as init
 from transformers.activations import ACT2FN, gelu
@@ -79,9 +81,99 @@ class LinformerEmbeddings(nn.Module):
         return self.dropout(embeddings)
 
 
-# The kinds of projection. Each maps rows (b, n', d) and an attention mask (b, n') or None, n' <= n, to
+def all_reduce(tensor, mesh, operation="sum"):
+    """Of the processes of a mesh. The gradient of a sum is the sum of the processes' gradients."""
+    return collectives.wait_tensor(collectives.all_reduce(tensor.contiguous(), operation, mesh))
+
+
+class SequenceShard:
+    """
+    The part of each sequence that this process holds: all of it, or, with a device mesh of one dimension, what comes
+    behind the parts of the processes of lower rank. E X is a sum over rows, so projected rows of the parts add up to
+    those of the whole, and nothing else has to be exchanged, whatever n is.
+
+    The loss of the whole is the same in each process, and sums over processes are summed again on the way back. So the
+    mean of the processes' gradients, which is what data parallelism takes anyway, is the gradient of that loss.
+    """
+
+    def __init__(self, input_shape, attention_mask=None, mesh=None, device=None):
+        batch_size, seq_length = input_shape
+        self.mesh = mesh
+        self.offset = 0  # tokens before this part, padding included
+        self.seq_length = seq_length  # n' of the whole, padding included
+        self.has_padding = attention_mask is not None  # or may have
+        if attention_mask is None:
+            self.local_lengths = torch.full((batch_size, 1), seq_length, device=device)
+        else:
+            self.local_lengths = attention_mask.sum(1, keepdim=True)
+        self.lengths = self.local_lengths  # tokens of the whole that are no padding, (b, 1)
+        self.preceding = torch.zeros_like(self.lengths)  # those before this part
+        self.lengths_of_parts = self.lengths.mT  # (processes, b)
+        if mesh is not None:
+            rank = mesh.get_local_rank()
+            own = nn.functional.pad(self.local_lengths[:, 0], (2, 0))
+            own[0], own[1] = seq_length, self.has_padding
+            every = all_reduce(nn.functional.pad(own.unsqueeze(0), (0, 0, rank, mesh.size() - 1 - rank)), mesh)
+            seq_lengths = every[:, 0].tolist()
+            if 0 in seq_lengths:
+                raise ValueError(
+                    f"Of the {mesh.size()} processes that share a sequence, the one of rank {seq_lengths.index(0)} has no"
+                    f" token of it: the parts are {seq_lengths} tokens long. Share it among fewer processes, or evenly"
+                    " (`model.shard_inputs`)."
+                )
+            self.offset, self.seq_length = sum(seq_lengths[:rank]), sum(seq_lengths)
+            self.has_padding = bool(every[:, 1].any())
+            self.lengths_of_parts = every[:, 2:]
+            self.lengths = self.lengths_of_parts.sum(0).unsqueeze(1)
+            self.preceding = self.lengths_of_parts[:rank].sum(0).unsqueeze(1)
+
+    def sum(self, *parts):
+        """Of tensors that differ in their last dimension alone, in one exchange."""
+        if self.mesh is None:
+            return parts
+        return all_reduce(torch.cat(parts, dim=-1), self.mesh).split([part.shape[-1] for part in parts], dim=-1)
+
+    def max(self, rows):
+        if self.mesh is None:
+            return rows
+        highest = all_reduce(rows.detach(), self.mesh, "max")
+        if not rows.requires_grad:
+            return highest
+        # The gradient goes to the first process that has it, as it goes to the first row within one
+        rank, size = self.mesh.get_local_rank(), self.mesh.size()
+        owner = all_reduce(torch.where(rows == highest, rank, size), self.mesh, "min")
+        return all_reduce(torch.where(owner == rank, rows, 0), self.mesh)
+
+    def row_before(self, rows):
+        """(b, 1, d): for each sequence the last row, no padding, of the parts before this one, or 0 where there is none."""
+        if self.mesh is None:
+            return torch.zeros_like(rows[:, :1])
+        last = (self.local_lengths - 1).clamp(min=0).unsqueeze(-1).expand(-1, 1, rows.shape[-1])
+        rank, size = self.mesh.get_local_rank(), self.mesh.size()
+        every = all_reduce(nn.functional.pad(rows.gather(1, last), (0, 0, rank, size - 1 - rank)), self.mesh)  # (b, size, d)
+        before = (self.lengths_of_parts[:rank] > 0) * torch.arange(1, rank + 1, device=rows.device).unsqueeze(1)
+        nearest = nn.functional.pad(before, (0, 0, 1, 0)).amax(0).view(-1, 1, 1)  # 0, or 1 + its rank, of each sequence
+        return nn.functional.pad(every, (0, 0, 1, 0)).gather(1, nearest.expand(-1, 1, rows.shape[-1]))
+
+    def join_tokens(self, numbers):
+        """(b, n') of each part -> (b, n') of the whole, without the padding between the parts."""
+        if self.mesh is None:
+            return numbers
+        places = torch.arange(numbers.shape[1], device=numbers.device)
+        numbers = numbers.masked_fill(places >= self.local_lengths, 0)
+        places = (self.preceding + places).clamp(max=self.seq_length - 1)
+        joined = numbers.new_zeros(len(numbers), self.seq_length).scatter_add(1, places, numbers)
+        return all_reduce(joined, self.mesh)
+
+    def whole(self, rows):
+        """(b, n', d) of each part -> (b, n', d) of the whole: for few numbers a token only."""
+        behind = self.seq_length - self.offset - rows.shape[1]
+        return all_reduce(nn.functional.pad(rows, (0, 0, self.offset, behind)), self.mesh)
+
+
+# The kinds of projection. Each maps rows (b, n', d), an attention mask (b, n') or None, and the shard that they are of, to
 #   - the projected rows (b, slots, d), slots <= k;
-#   - E 1, the sums of E's rows over the tokens that are no padding, as (b or 1, slots, 1), or None where they are 1;
+#   - E 1, the sums of E's rows over the tokens that are no padding, (b or 1, slots, 1), or None if they are 1 or not needed;
 #   - each slot's weight in the softmax's sum, (b, 1 or h, slots), 0 for the empty ones, or None where all have 1.
 # Padding takes no part: its rows are zeroed, or left out of the pooling.
 
@@ -107,19 +199,21 @@ class LinformerLinearProjection(nn.Module):
     def init_weights(self):
         init.normal_(self.weight, mean=0.0, std=self.weight.shape[-1] ** -0.5)
 
-    def forward(self, rows, attention_mask):
-        # The first n' columns. A slice would be a view, but torch.export takes it for granted that n' is not n then.
-        E = nn.functional.pad(self.weight, (0, rows.shape[1] - self.weight.shape[-1]))
-        if attention_mask is None:
-            row_sums = E.sum(-1)[None, :, None]
-        else:
+    def forward(self, rows, attention_mask, shard):
+        # The columns of this shard. A slice would be a view, but torch.export takes it for granted that n' is not n then.
+        n = self.weight.shape[-1]
+        E = nn.functional.pad(self.weight, (-shard.offset, shard.offset + rows.shape[1] - n))
+        if attention_mask is not None:
             rows = rows * attention_mask[..., None]
-            row_sums = (attention_mask.to(E.dtype) @ E.mT)[..., None]
-
-        if E.dim() == 2:
-            return E @ rows, row_sums, None  # (k, n') @ (b, n', d) -> (b, k, d)
-        rows = rows.unflatten(-1, (E.shape[0], -1)).transpose(1, 2)  # (b, h, n', d / h)
-        return (E @ rows).transpose(1, 2).flatten(2), row_sums, None  # (b, h, k, d / h) -> (b, k, d)
+        if E.dim() == 3:
+            rows = rows.unflatten(-1, (E.shape[0], -1)).transpose(1, 2)  # (b, h, n', d / h)
+            (projected,) = shard.sum((E @ rows).transpose(1, 2).flatten(2))  # (b, h, k, d / h) -> (b, k, d)
+            return projected, None, None
+        projected = E @ rows  # (k, n') @ (b, n', d) -> (b, k, d)
+        if attention_mask is None:
+            row_sums = nn.functional.pad(self.weight, (0, shard.seq_length - n)).sum(-1)[None, :, None]
+            return *shard.sum(projected), row_sums, None
+        return *shard.sum(projected, (attention_mask.to(E.dtype) @ E.mT)[..., None]), None
 
 
 class LinformerConvProjection(nn.Module):
@@ -139,23 +233,32 @@ class LinformerConvProjection(nn.Module):
     def init_weights(self):
         init.constant_(self.weight, 1 / self.weight.shape[-1])
 
-    def forward(self, rows, attention_mask):
+    def forward(self, rows, attention_mask, shard):
         seq_length, window = rows.shape[1], self.weight.shape[-1]
-        slots = (seq_length + window - 1) // window
-        padding = slots * window - seq_length
+        # The window that the first row falls in, and how many rows of it come before
+        first_slot, before = shard.offset // window, shard.offset % window
+        slots = (before + seq_length + window - 1) // window
+        after = slots * window - before - seq_length
         if attention_mask is None:
-            real = torch.ones_like(rows[..., 0], dtype=torch.bool)
+            real = torch.ones_like(rows[..., 0])
         else:
-            real = attention_mask
+            real = attention_mask.to(rows.dtype)
             rows = rows * real[..., None]
-        real = nn.functional.pad(real, (0, padding)).unflatten(1, (slots, window))  # (b, slots, n / k)
-        windows = nn.functional.pad(rows, (0, 0, 0, padding)).unflatten(1, (slots, window))  # (b, slots, n / k, d)
-        slot_weights = None if attention_mask is None else real.any(-1).unsqueeze(1)
+        real = nn.functional.pad(real, (before, after)).unflatten(1, (slots, window))  # (b, slots, n / k)
+        windows = nn.functional.pad(rows, (0, 0, before, after)).unflatten(1, (slots, window))  # (b, slots, n / k, d)
 
         if self.weight.dim() == 1:
-            return self.weight @ windows, (real.to(self.weight.dtype) @ self.weight)[..., None], slot_weights
-        windows = windows.unflatten(-1, (self.weight.shape[0], -1))  # (b, slots, n / k, h, d / h)
-        return torch.einsum("bswhd,hw->bshd", windows, self.weight).flatten(2), None, slot_weights
+            projected, row_sums = self.weight @ windows, real @ self.weight
+        else:
+            windows = windows.unflatten(-1, (self.weight.shape[0], -1))  # (b, slots, n / k, h, d / h)
+            projected = torch.einsum("bswhd,hw->bshd", windows, self.weight).flatten(2)
+            row_sums = real[..., 0]  # not needed
+        slots_behind = (shard.seq_length + window - 1) // window - first_slot - slots
+        parts = (projected, row_sums[..., None], real.amax(-1, keepdim=True).to(projected.dtype))
+        parts = [nn.functional.pad(part, (0, 0, first_slot, slots_behind)) for part in parts]
+        projected, row_sums, filled = shard.sum(*parts)
+        slot_weights = None if attention_mask is None else (filled > 0).mT
+        return projected, row_sums if self.weight.dim() == 1 else None, slot_weights
 
 
 class LinformerPoolProjection(nn.Module):
@@ -172,36 +275,44 @@ class LinformerPoolProjection(nn.Module):
         self.projected_dim = config.projected_dims[layer_idx]
         self.mode = "max" if config.projection_type == "max_pool" else "mean"
 
-    def forward(self, rows, attention_mask):
-        order, starts, slot_weights = self.windows(rows, attention_mask)
+    def forward(self, rows, attention_mask, shard):
+        order, starts, local_starts, slot_weights = self.windows(rows, attention_mask, shard)
         first_rows = rows.shape[1] * torch.arange(rows.shape[0], device=rows.device).unsqueeze(1)  # of each sequence
         pooled = nn.functional.embedding_bag(
-            (first_rows + order).flatten(), rows.flatten(0, 1), (first_rows + starts).flatten(), mode=self.mode
+            (first_rows + order).flatten(), rows.flatten(0, 1), (first_rows + local_starts).flatten(), mode=self.mode
         )
-        return pooled.unflatten(0, starts.shape)[:, :-1], None, slot_weights
+        pooled = pooled.unflatten(0, starts.shape)[:, :-1]
+        if shard.mesh is not None:
+            sizes, local_sizes = starts.diff().unsqueeze(-1), local_starts.diff().unsqueeze(-1)
+            if self.mode == "max":
+                pooled = shard.max(pooled.masked_fill(local_sizes == 0, -torch.inf)).masked_fill(sizes == 0, 0)
+            else:  # a mean of the means of the parts
+                parts = local_sizes.to(torch.promote_types(pooled.dtype, torch.float32)) / sizes.clamp(min=1)
+                (pooled,) = shard.sum(pooled * parts.to(pooled.dtype))
+        return pooled, None, slot_weights
 
-    def windows(self, rows, attention_mask):
+    def windows(self, rows, attention_mask, shard):
         """
-        The tokens of each sequence in an order in which windows are contiguous, (b, n'), where each window starts in it,
-        (b, slots + 1), the last one being of the padding and to be thrown away, and the slots' weights.
+        The tokens of each sequence in an order in which windows are contiguous, (b, n'), where each window starts in the
+        whole sequence, (b, slots + 1), the last one being of the padding and to be thrown away, where in this shard, and
+        the slots' weights.
         """
         (batch_size, seq_length), device = rows.shape[:2], rows.device
-        slots = min(self.projected_dim, seq_length)
+        slots, lengths = min(self.projected_dim, shard.seq_length), shard.lengths
         if attention_mask is None:
-            lengths = torch.full((batch_size, 1), seq_length, device=device)
             order = torch.arange(seq_length, device=device).expand(batch_size, -1)
         else:
-            lengths = attention_mask.sum(1, keepdim=True)
             # The tokens of each sequence first, its padding behind them, wherever it was
             order = attention_mask.int().argsort(dim=1, descending=True, stable=True)
             rows = rows.gather(1, order.unsqueeze(-1).expand_as(rows)) if self.needs_rows else rows
-        starts = self.window_starts(rows, lengths, slots).clamp(max=lengths)
-        return order, starts, self.slot_weights(starts, lengths, attention_mask)
+        starts = self.window_starts(rows, shard, slots).clamp(max=lengths)
+        local_starts = (starts - shard.preceding).clamp(min=0).minimum(shard.local_lengths)
+        return order, starts, local_starts, self.slot_weights(starts, lengths, attention_mask)
 
-    def window_starts(self, rows, lengths, slots):
+    def window_starts(self, rows, shard, slots):
         # Window 0 is token 0; window j + 1 starts at token 1 + j (length - 1) / (slots - 1), where `slots` is no more than
         # the length. So j = slots - 1 gives the end.
-        steps = torch.arange(slots, device=lengths.device)
+        lengths, steps = shard.lengths, torch.arange(slots, device=rows.device)
         starts = 1 + steps * (lengths - 1).clamp(min=0) // (lengths.clamp(max=slots) - 1).clamp(min=1)
         return nn.functional.pad(starts, (1, 0))
 
@@ -222,10 +333,12 @@ class LinformerSegmentPoolProjection(LinformerPoolProjection):
 
     needs_rows = True
 
-    def window_starts(self, rows, lengths, slots):
-        places = torch.arange(rows.shape[1], device=rows.device)
+    def window_starts(self, rows, shard, slots):
+        lengths, places = shard.lengths, torch.arange(shard.seq_length, device=rows.device)
         rows = rows.detach().to(torch.promote_types(rows.dtype, torch.float32))
-        steps = rows.roll(1, dims=1).sub_(rows).square_().sum(-1)  # one copy at a time, as rows may be many
+        before = rows.roll(1, dims=1)  # one copy at a time, as rows may be many
+        before[:, :1] = shard.row_before(rows)
+        steps = shard.join_tokens(before.sub_(rows).square_().sum(-1))
         steps = steps.masked_fill(places <= 1, torch.inf).masked_fill(places >= lengths.clamp(min=1), -1)
         # Gathered, as torch.export takes a slice's length for less than the whole
         starts = steps.argsort(descending=True).gather(1, torch.arange(slots, device=rows.device).expand(rows.shape[0], -1))
@@ -245,20 +358,20 @@ class LinformerAttentionPoolProjection(LinformerSegmentPoolProjection):
     mean query the sum that full attention gives it. O(n d) for each head, and no parameters.
     """
 
-    def forward(self, rows, attention_mask, scores):
+    def forward(self, rows, attention_mask, shard, scores):
         """Of `scores` (b, h, n'): the projected rows of each head, (b, h, slots, d)."""
         batch_size, num_heads, seq_length = scores.shape
-        order, starts, sizes = self.windows(rows, attention_mask)
+        order, starts, local_starts, sizes = self.windows(rows, attention_mask, shard)
         first_rows = seq_length * torch.arange(batch_size, device=rows.device).unsqueeze(1)
         tokens = (first_rows + order).unsqueeze(1).expand_as(scores)
         lists = torch.arange(batch_size * num_heads, device=rows.device).view(batch_size, num_heads, 1)
-        offsets = (seq_length * lists + starts.unsqueeze(1)).flatten()
+        offsets = (seq_length * lists + local_starts.unsqueeze(1)).flatten()
 
         # A softmax in each window, of which one may have far lower scores than the others, but its weights no sum of 0
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         if attention_mask is not None:
             scores = scores.masked_fill(~attention_mask.unsqueeze(1), torch.finfo(scores.dtype).min)
-        scores = (scores - scores.amax(-1, keepdim=True).detach()).clamp(min=-60)
+        scores = (scores - shard.max(scores.detach().amax(-1, keepdim=True))).clamp(min=-60)
         scores = scores.gather(-1, order.unsqueeze(1).expand_as(scores))
         weights = scores.exp()
         sums = nn.functional.embedding_bag(
@@ -267,16 +380,16 @@ class LinformerAttentionPoolProjection(LinformerSegmentPoolProjection):
             offsets,
             mode="sum",
         )
-        sums, sums_of_scores = sums.view(batch_size, num_heads, -1, 2).unbind(-1)
+        sums, sums_of_scores = shard.sum(sums.view(batch_size, num_heads, -1, 2))[0].unbind(-1)
         sums = sums.clamp(min=torch.finfo(sums.dtype).tiny)  # of an empty window
-        places = torch.arange(seq_length, device=rows.device).expand_as(order).contiguous()
+        places = shard.preceding + torch.arange(seq_length, device=rows.device)
         window = torch.searchsorted(starts, places, right=True) - 1
         weights = weights / sums.gather(-1, window.unsqueeze(1).expand_as(scores))
 
         pooled = nn.functional.embedding_bag(
             tokens.flatten(), rows.flatten(0, 1), offsets, mode="sum", per_sample_weights=weights.flatten().to(rows.dtype)
         )
-        pooled = pooled.view(batch_size, num_heads, -1, rows.shape[-1])[:, :, :-1]
+        (pooled,) = shard.sum(pooled.view(batch_size, num_heads, -1, rows.shape[-1])[:, :, :-1])
         entropies = (sums.log() - sums_of_scores / sums)[:, :, :-1]
         return pooled, None, entropies.exp() * (sizes > 0)
 
@@ -352,7 +465,8 @@ class LinformerSelfAttention(nn.Module):
     def project(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None,
+        shard: SequenceShard,
         shared_projection: nn.Module | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """E K and F V, (b, h, k, d / h), and a mask of empty slots: all that a row needs to know of the others."""
@@ -360,17 +474,17 @@ class LinformerSelfAttention(nn.Module):
         F = E if self.F is None else self.F
 
         if self.features_first:
-            key_layer, _, slot_weights = E(self.key(hidden_states), attention_mask)
-            value_layer, _, _ = F(self.value(hidden_states), attention_mask)
+            key_layer, _, slot_weights = E(self.key(hidden_states), attention_mask, shard)
+            value_layer, _, _ = F(self.value(hidden_states), attention_mask, shard)
         elif self.config.projection_type == "attention_pool":
-            scores = self.scores_of_mean_query(hidden_states, attention_mask)
-            projected, _, slot_weights = E(hidden_states, attention_mask, scores)  # E_i X for each head
+            scores = self.scores_of_mean_query(hidden_states, attention_mask, shard)
+            projected, _, slot_weights = E(hidden_states, attention_mask, shard, scores)  # E_i X for each head
             key_layer, value_layer = (self.linear_per_head(linear, projected) for linear in (self.key, self.value))
         else:
-            projected, row_sums, slot_weights = E(hidden_states, attention_mask)  # E X, of k rows
+            projected, row_sums, slot_weights = E(hidden_states, attention_mask, shard)  # E X, of k rows
             key_layer = self.linear_after_projection(self.key, projected, row_sums)
             if F is not E:
-                projected, row_sums, _ = F(hidden_states, attention_mask)
+                projected, row_sums, _ = F(hidden_states, attention_mask, shard)
             value_layer = self.linear_after_projection(self.value, projected, row_sums)
 
         slot_mask = None
@@ -404,12 +518,12 @@ class LinformerSelfAttention(nn.Module):
         )
         return attn_output.flatten(2), attn_weights
 
-    def scores_of_mean_query(self, hidden_states, attention_mask):
+    def scores_of_mean_query(self, hidden_states, attention_mask, shard):
         """(b, h, n), up to a constant of each head. The mean of queries is the query of the mean row."""
         weights = torch.ones_like(hidden_states[..., 0]) if attention_mask is None else attention_mask
         weights = weights.to(torch.promote_types(hidden_states.dtype, torch.float32))
-        weights = weights / weights.sum(1, keepdim=True).clamp(min=1)
-        mean_row = weights.to(hidden_states.dtype).unsqueeze(1) @ hidden_states  # (b, 1, d)
+        weights = weights / shard.lengths.clamp(min=1)
+        (mean_row,) = shard.sum(weights.to(hidden_states.dtype).unsqueeze(1) @ hidden_states)  # (b, 1, d)
         mean_query = self.split_heads(self.query(mean_row))  # (b, h, 1, d / h)
         mean_query = mean_query @ self.key.weight.unflatten(0, (-1, self.attention_head_size))  # q Wᵀ, (b, h, 1, d)
         return mean_query.squeeze(2) @ hidden_states.mT * self.scaling
@@ -513,14 +627,15 @@ class LinformerLayer(GradientCheckpointingLayer):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None,
+        shard: SequenceShard,
         shared_projection: nn.Module | None = None,
         chunk_size: int | None = None,
         in_place: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         """With `chunk_size`, in blocks of so many rows; `in_place`, over `hidden_states` themselves."""
-        projected = self.attention.self.project(hidden_states, attention_mask, shared_projection)
+        projected = self.attention.self.project(hidden_states, attention_mask, shard, shared_projection)
         return in_row_blocks(
             lambda rows: self.forward_rows(hidden_states[:, rows], *projected, **kwargs),
             hidden_states.shape[1],
@@ -550,13 +665,14 @@ class LinformerEncoder(nn.Module):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None,
+        shard: SequenceShard,
         chunk_size: int | None = None,
         in_place: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
         for layer_module in self.layer:
-            hidden_states = layer_module(hidden_states, attention_mask, self.E, chunk_size, in_place, **kwargs)
+            hidden_states = layer_module(hidden_states, attention_mask, shard, self.E, chunk_size, in_place, **kwargs)
 
         return BaseModelOutput(last_hidden_state=hidden_states)
 
@@ -585,6 +701,67 @@ class LinformerPreTrainedModel(PreTrainedModel):
         "hidden_states": LinformerLayer,
         "attentions": LinformerSelfAttention,
     }
+
+    sequence_mesh = None  # see `set_sequence_mesh`
+    _labels_are_of_tokens = False
+
+    def set_sequence_mesh(self, mesh: DeviceMesh | None):
+        """
+        Shares each sequence among the processes of `mesh`, a device mesh of one dimension, or no longer with None: from now
+        on each process gives the model its part of it (`shard_inputs`), in the order of their ranks, and gets the hidden
+        states of its part. Losses, pooled outputs and the logits of whole sequences are the same in all of them.
+
+        Raises `ValueError` for a mesh of more dimensions.
+        """
+        if mesh is not None and mesh.ndim != 1:
+            raise ValueError(
+                f"`mesh` must have one dimension, got {mesh.ndim}: {mesh.mesh_dim_names}. Give the one that a sequence is"
+                " shared along, as in `mesh['sequence']`."
+            )
+        self.base_model.sequence_mesh = mesh
+
+    def shard_inputs(self, inputs: dict) -> dict:
+        """
+        This process's part of a batch that all processes of the sequence mesh have: of the tensors that are of tokens,
+        labels among them where this model's are, the parts differ in length by one token at most.
+
+        Raises `ValueError` for sequences of fewer tokens than processes.
+        """
+        mesh = self.base_model.sequence_mesh
+        if mesh is None:
+            return inputs
+        names = ["input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds"]
+        names += ["labels"] if self._labels_are_of_tokens else []
+        shards = dict(inputs)
+        for name in names:
+            if inputs.get(name) is not None:
+                dim = -2 if name == "inputs_embeds" else -1
+                if inputs[name].shape[dim] < mesh.size():
+                    raise ValueError(
+                        f"`{name}` is {inputs[name].shape[dim]} tokens long, too few for each of the {mesh.size()} processes"
+                        " that share a sequence. Pad it, or share it among fewer."
+                    )
+                shards[name] = inputs[name].tensor_split(mesh.size(), dim)[mesh.get_local_rank()].contiguous()
+        return shards
+
+    def first_token(self, hidden_states):
+        """(b, n', d) -> (b, 1, d): the first row of the whole sequence, in whichever process."""
+        mesh = self.base_model.sequence_mesh
+        if mesh is None:
+            return hidden_states[:, :1]
+        is_here = torch.tensor(mesh.get_local_rank() == 0, device=hidden_states.device)
+        return all_reduce(torch.where(is_here, hidden_states[:, :1], 0), mesh)
+
+    def token_loss(self, logits, labels, num_items_in_batch=None, **kwargs):
+        """
+        A mean over all labelled tokens of the whole sequences. With their number in all the batches that make a step, as
+        Trainer gives it, a loss is by convention this process's part of the mean over all of these.
+        """
+        mesh = self.base_model.sequence_mesh
+        if mesh is None or num_items_in_batch is not None:
+            return self.loss_function(logits, labels, num_items_in_batch=num_items_in_batch, **kwargs)
+        labelled = all_reduce((labels != -100).sum(), mesh)
+        return all_reduce(self.loss_function(logits, labels, num_items_in_batch=labelled, **kwargs), mesh)
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -654,13 +831,6 @@ class LinformerModel(LinformerPreTrainedModel):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
 
         input_shape = input_ids.shape if input_ids is not None else inputs_embeds.shape[:-1]
-        if input_shape[1] > self.config.max_position_embeddings:
-            raise ValueError(
-                f"The input is {input_shape[1]} tokens long, but this model reads at most"
-                f" `max_position_embeddings` = {self.config.max_position_embeddings}. Truncate it"
-                f" (`tokenizer(..., truncation=True, max_length={self.config.max_position_embeddings})`) or use a model"
-                " with a larger `max_position_embeddings`."
-            )
         if attention_mask is not None:
             if attention_mask.shape != input_shape:
                 raise ValueError(
@@ -668,11 +838,21 @@ class LinformerModel(LinformerPreTrainedModel):
                     f" {tuple(attention_mask.shape)}. A Linformer has no n x n scores, so it takes padding masks only."
                 )
             attention_mask = attention_mask.bool()
+        device = input_ids.device if input_ids is not None else inputs_embeds.device
+        shard = SequenceShard(input_shape, attention_mask, self.sequence_mesh, device)
+        if shard.seq_length > self.config.max_position_embeddings:
+            raise ValueError(
+                f"The input is {shard.seq_length} tokens long, but this model reads at most"
+                f" `max_position_embeddings` = {self.config.max_position_embeddings}. Truncate it"
+                f" (`tokenizer(..., truncation=True, max_length={self.config.max_position_embeddings})`) or use a model"
+                " with a larger `max_position_embeddings`."
+            )
+        if attention_mask is None and shard.has_padding:  # in another process
+            attention_mask = torch.ones(input_shape, dtype=torch.bool, device=device)
 
         chunk_size = self.inference_chunk_size(input_shape[1], **kwargs)
         if position_ids is None:
-            device = input_ids.device if input_ids is not None else inputs_embeds.device
-            position_ids = torch.arange(input_shape[1], device=device).unsqueeze(0)
+            position_ids = shard.offset + torch.arange(input_shape[1], device=device).unsqueeze(0)
 
         def embed(rows):
             inputs = (input_ids, token_type_ids, position_ids, inputs_embeds)
@@ -681,8 +861,10 @@ class LinformerModel(LinformerPreTrainedModel):
         hidden_states = in_row_blocks(embed, input_shape[1], chunk_size)
         # Nobody else has the embeddings, nor what each layer makes of them, unless all hidden states are to be returned
         in_place = not kwargs.get("output_hidden_states", self.config.output_hidden_states)
-        sequence_output = self.encoder(hidden_states, attention_mask, chunk_size, in_place, **kwargs).last_hidden_state
-        pooled_output = self.pooler(sequence_output) if self.pooler is not None else None
+        sequence_output = self.encoder(
+            hidden_states, attention_mask, shard, chunk_size, in_place, **kwargs
+        ).last_hidden_state
+        pooled_output = self.pooler(self.first_token(sequence_output)) if self.pooler is not None else None
 
         return BaseModelOutputWithPooling(last_hidden_state=sequence_output, pooler_output=pooled_output)
 
@@ -710,6 +892,7 @@ class LinformerLMHead(nn.Module):
 @auto_docstring
 class LinformerForMaskedLM(LinformerPreTrainedModel):
     _auto_class = "AutoModelForMaskedLM"
+    _labels_are_of_tokens = True
     _tied_weights_keys = {
         "lm_head.decoder.weight": "linformer.embeddings.word_embeddings.weight",
         "lm_head.decoder.bias": "lm_head.bias",
@@ -776,7 +959,7 @@ class LinformerForMaskedLM(LinformerPreTrainedModel):
 
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+            loss = self.token_loss(logits, labels, vocab_size=self.config.vocab_size, **kwargs)
 
         return MaskedLMOutput(
             loss=loss,
@@ -855,7 +1038,7 @@ class LinformerForSequenceClassification(LinformerPreTrainedModel):
             return_dict=True,
             **kwargs,
         )
-        logits = self.classifier(outputs.last_hidden_state)
+        logits = self.classifier(self.first_token(outputs.last_hidden_state))
 
         loss = None
         if labels is not None:
@@ -941,6 +1124,7 @@ class LinformerForMultipleChoice(LinformerPreTrainedModel):
 @auto_docstring
 class LinformerForTokenClassification(LinformerPreTrainedModel):
     _auto_class = "AutoModelForTokenClassification"
+    _labels_are_of_tokens = True
 
     def __init__(self, config: LinformerConfig):
         super().__init__(config)
@@ -982,7 +1166,7 @@ class LinformerForTokenClassification(LinformerPreTrainedModel):
 
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits, labels, self.config, **kwargs)
+            loss = self.token_loss(logits, labels, config=self.config, **kwargs)
 
         return TokenClassifierOutput(
             loss=loss,
@@ -1028,6 +1212,8 @@ class LinformerForQuestionAnswering(LinformerPreTrainedModel):
             **kwargs,
         )
         logits = self.qa_outputs(outputs.last_hidden_state)
+        if self.linformer.sequence_mesh is not None:
+            logits = SequenceShard(logits.shape[:2], mesh=self.linformer.sequence_mesh, device=logits.device).whole(logits)
         start_logits, end_logits = (logits.squeeze(-1).contiguous() for logits in logits.split(1, dim=-1))
 
         loss = None

@@ -43,8 +43,9 @@ def offline(home):
 
 # accelerate's --cpu starts one process, or several by MPI alone; its --multi_gpu launcher is torchrun, and the scripts'
 # --use_cpu keeps them off any GPU
-TWO_PROCESSES = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1")
-TWO_PROCESSES += ("--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0")
+def launcher(processes):
+    command = ("-m", "accelerate.commands.launch", "--multi_gpu", f"--num_processes={processes}", "--num_machines=1")
+    return *command, "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"
 
 
 def script_process(tmp_path, script, arguments, launcher=()):

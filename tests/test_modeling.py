@@ -23,6 +23,7 @@ from modeling_linformer import (
     LinformerForTokenClassification,
     LinformerModel,
 )
+from modeling_linformer.modeling_linformer import SequenceShard
 
 
 # The naive reference is thousands of tiny operations, for which a second thread costs more than it gives
@@ -271,7 +272,7 @@ def test_pooling_windows_are_even():
     # Pooling the rows of an identity matrix shows which token went into which window
     pool = make_model(projection_type="mean_pool").encoder.layer[0].attention.self.E
     for length in range(1, N + 1):
-        windows = pool(torch.eye(length)[None], None)[0][0] > 0  # (slots, length)
+        windows = pool(torch.eye(length)[None], None, SequenceShard((1, length)))[0][0] > 0  # (slots, length)
         assert len(windows) == min(K, length)
         assert windows[0].tolist() == [True] + [False] * (length - 1)
         assert (windows.sum(0) == 1).all()
@@ -284,14 +285,16 @@ def test_pooling_windows_are_even():
 def test_segments_begin_where_rows_differ_most():
     pool = make_model(projection_type="segment_pool", projected_dim=4).encoder.layer[0].attention.self.E
     rows = torch.tensor([0.0, 0.1, 0.1, 9.0, 9.5, 9.5, 4.0])[None, :, None]
-    projected, _, weights = pool(rows, None)
+    projected, _, weights = pool(rows, None, SequenceShard((1, 7)))
     torch.testing.assert_close(projected[0, :, 0], torch.tensor([0.0, 0.1, 28 / 3, 4.0]))
     assert weights.tolist() == [[[1, 2, 3, 1]]]
     # Without the last token, which is padding, the next greatest step is one of 0.5
-    projected, _, weights = pool(rows, torch.arange(7)[None] < 6)
+    mask = torch.arange(7)[None] < 6
+    projected, _, weights = pool(rows, mask, SequenceShard((1, 7), mask))
     torch.testing.assert_close(projected[0, :, 0], torch.tensor([0.0, 0.1, 9.0, 9.5]))
     assert weights.tolist() == [[[1, 2, 1, 2]]]
-    projected, _, weights = pool(rows, torch.arange(7)[None] < 2)
+    mask = torch.arange(7)[None] < 2
+    projected, _, weights = pool(rows, mask, SequenceShard((1, 7), mask))
     torch.testing.assert_close(projected[0, :, 0], torch.tensor([0.0, 0.1, 0.0, 0.0]))
     assert weights.tolist() == [[[1, 1, 0, 0]]]
 
@@ -301,8 +304,9 @@ def test_attention_weights_of_equal_scores_are_those_of_segments():
     mask = torch.arange(N) < torch.tensor([N, 9])[:, None]
     names = ("segment_pool", "attention_pool")
     segments, attention = (make_model(projection_type=name).encoder.layer[0].attention.self.E for name in names)
-    projected, _, sizes = segments(rows, mask)
-    for_heads, _, weights = attention(rows, mask, torch.full((2, 3, N), -7.0))
+    shard = SequenceShard((2, N), mask)
+    projected, _, sizes = segments(rows, mask, shard)
+    for_heads, _, weights = attention(rows, mask, shard, torch.full((2, 3, N), -7.0))
     assert_equal(for_heads, projected[:, None].expand_as(for_heads), 1e-5)
     assert_equal(weights, sizes.expand_as(weights).float(), 1e-4)
     # A token that nobody looks at leaves its segment, and does not count
@@ -311,7 +315,7 @@ def test_attention_weights_of_equal_scores_are_those_of_segments():
     largest = sizes.index(max(sizes))
     start, end = sum(sizes[:largest]), sum(sizes[: largest + 1])
     scores[0, :, start] = -50
-    for_heads, _, weights = attention(rows, mask, scores)
+    for_heads, _, weights = attention(rows, mask, shard, scores)
     assert_equal(for_heads[0, 1, largest], rows[0, start + 1 : end].mean(0), 1e-5)
     assert_equal(weights[0, 1, largest], torch.tensor(end - start - 1.0), 1e-4)
 
@@ -713,7 +717,7 @@ def test_initial_scale_does_not_depend_on_n_and_k(n, k, sharing):
     attention = model.encoder.layer[0].attention.self
     E = model.encoder.E if attention.E is None else attention.E
     rows = torch.randn(8, n, 30)
-    projected, _, _ = E(rows, None)
+    projected, _, _ = E(rows, None, SequenceShard(rows.shape[:2]))
     assert projected.std().item() == pytest.approx(1, rel=0.1)
 
     # And so do the scores, beside those of full attention
@@ -726,7 +730,7 @@ def test_initial_scale_does_not_depend_on_n_and_k(n, k, sharing):
 def test_initial_convolution_is_mean_pooling():
     model = LinformerModel(LinformerConfig(**{**SIZES, "projection_type": "conv"}))
     rows = torch.randn(2, N, 30, generator=torch.Generator().manual_seed(0))
-    assert_equal(model.encoder.E(rows, None)[0], rows.unflatten(1, (K, N // K)).mean(2), 1e-6)
+    assert_equal(model.encoder.E(rows, None, SequenceShard(rows.shape[:2]))[0], rows.unflatten(1, (K, N // K)).mean(2), 1e-6)
 
 
 # --- Losses ---

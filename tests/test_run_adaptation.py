@@ -7,7 +7,7 @@ import pytest
 import torch
 from convert_to_linformer import convert_to_linformer
 from datasets import Dataset
-from processes import TWO_PROCESSES, kill_script, run_script
+from processes import kill_script, launcher, run_script
 from pydoc_data.topics import topics
 from safetensors.torch import load_file
 from transformers import BertConfig, BertForMaskedLM, BertModel
@@ -114,8 +114,8 @@ def test_loss_and_closeness_are_as_defined(pair):
         model=student, teacher=teacher, task=None, example=None, model_args=model_args, data_args=None
     )
     with torch.no_grad():
-        loss, (ours, theirs) = trainer.compute_loss(student, inputs, return_outputs=True)
-        measures = run_adaptation.closeness(ours[-1], theirs[-1], inputs["attention_mask"])
+        loss, states_and_mask = trainer.compute_loss(student, inputs, return_outputs=True)
+        measures = trainer.closeness(*states_and_mask)
         squares, count = [0.0] * 2, 0
         for index, row in enumerate(rows):
             target = teacher(row[None], output_hidden_states=True).hidden_states
@@ -140,9 +140,11 @@ def test_killed_at_any_step_the_final_weights_are_the_same(pair, finished_run, t
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_two_processes_train_as_one(pair, finished_run, tmp_path):
-    argv = arguments(pair, tmp_path / "out", "--per_device_train_batch_size=2")
-    result = run_script(tmp_path, "run_adaptation.py", argv, TWO_PROCESSES)
+@pytest.mark.parametrize("per_sequence", [1, 2], ids=["data parallel", "sequence parallel"])
+def test_two_processes_train_as_one(per_sequence, pair, finished_run, tmp_path):
+    argv = arguments(pair, tmp_path / "out", f"--per_device_train_batch_size={2 * per_sequence}")
+    argv.append(f"--sequence_parallel_size={per_sequence}")
+    result = run_script(tmp_path, "run_adaptation.py", argv, launcher(2))
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "out" / "checkpoint-40" / "rng_state_1.pth").is_file(), "there was no second process"
     one, two = weights(finished_run), weights(tmp_path / "out")
@@ -151,7 +153,8 @@ def test_two_processes_train_as_one(pair, finished_run, tmp_path):
         if not name.endswith("key.bias"):
             torch.testing.assert_close(two[name], one[name], atol=1e-4, rtol=0, msg=name)
     metrics = [read(folder, "eval_results.json") for folder in (finished_run, tmp_path / "out")]
-    assert metrics[0]["eval_token_cosine"] == pytest.approx(metrics[1]["eval_token_cosine"], abs=1e-4)
+    for name in ("eval_token_cosine", "eval_document_cosine"):
+        assert metrics[0][name] == pytest.approx(metrics[1][name], abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 from datasets import ClassLabel, Dataset, Features, Value
-from processes import ROOT, TWO_PROCESSES, kill_script, run_script
+from processes import ROOT, kill_script, launcher, run_script
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, pipeline
 
@@ -368,9 +368,9 @@ def test_two_processes_train_as_one(labels, tmp_path):
     # 23 rows to evaluate on: two processes must not count the odd one twice
     options = (f"--train_file={path}", f"--validation_file={path}", "--max_eval_samples=23", "--do_eval", no_dropout)
     metrics = []
-    for name, batch_size, launcher in (("one", 4, ()), ("two", 2, TWO_PROCESSES)):
+    for name, batch_size, processes in (("one", 4, ()), ("two", 2, launcher(2))):
         options_here = (*options, "--max_steps=12", "--logging_steps=1", f"--per_device_train_batch_size={batch_size}")
-        result = run_script(tmp_path, "run_glue.py", arguments(tmp_path / name, *options_here), launcher)
+        result = run_script(tmp_path, "run_glue.py", arguments(tmp_path / name, *options_here), processes)
         assert result.returncode == 0, result.stderr
         metrics.append(read(tmp_path / name))
     assert (tmp_path / "two" / "checkpoint-12" / "rng_state_1.pth").is_file(), "there was no second process"

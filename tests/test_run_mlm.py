@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from datasets import Dataset
-from processes import ROOT, TWO_PROCESSES, kill_script, run_script
+from processes import ROOT, kill_script, launcher, run_script
 from pydoc_data.topics import topics
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer, RobertaConfig, pipeline
@@ -113,22 +113,67 @@ def test_half_written_checkpoints_are_passed_over(finished_run, tmp_path, caplog
     assert "half written" in caplog.text
 
 
-def test_two_processes_train_as_one(text_file, tmp_path):
+def without_dropout(text_file, output_dir, *more):
     no_dropout = f"--config_overrides={TINY},hidden_dropout_prob=0.0,attention_probs_dropout_prob=0.0"
-    folders = []
-    for name, batch_size, launcher in (("one", 4, ()), ("two", 2, TWO_PROCESSES)):
-        folders.append(tmp_path / name)
-        argv = arguments(text_file, tmp_path / name, no_dropout, f"--per_device_train_batch_size={batch_size}", "--max_steps=12")
-        result = run_script(tmp_path, "run_mlm.py", argv, launcher)
-        assert result.returncode == 0, result.stderr
-    assert (tmp_path / "two" / "checkpoint-10" / "rng_state_1.pth").is_file(), "there was no second process"
-    one, two = (json.loads((folder / "trainer_state.json").read_text())["log_history"] for folder in folders)
-    losses = [[entry["loss"] for entry in history if "loss" in entry] for history in (one, two)]
+    # Lines, which differ in length, and of which the last batch of evaluation has fewer
+    lines = ("--line_by_line", "--do_eval", "--per_device_eval_batch_size=2", "--max_steps=12")
+    return arguments(text_file, output_dir, no_dropout, *lines, *more)
+
+
+@pytest.fixture(scope="session")
+def run_of_one_process(text_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one-process")
+    result = run_script(folder, "run_mlm.py", without_dropout(text_file, folder / "out"))
+    assert result.returncode == 0, result.stderr
+    return folder / "out"
+
+
+def assert_same_run(one, other):
+    """Losses, weights and metrics of two output folders."""
+    histories = [json.loads((folder / "trainer_state.json").read_text())["log_history"] for folder in (one, other)]
+    losses = [[entry["loss"] for entry in history if "loss" in entry] for history in histories]
     assert len(losses[0]) == 12
     np.testing.assert_allclose(*losses, atol=1e-4)
-    one, two = (weights(folder) for folder in folders)
-    for name in one:
-        torch.testing.assert_close(two[name], one[name], atol=1e-4, rtol=0)
+    one_weights, other_weights = weights(one), weights(other)
+    for name in one_weights:
+        torch.testing.assert_close(other_weights[name], one_weights[name], atol=1e-4, rtol=0)
+    one_metrics, other_metrics = (json.loads((folder / "eval_results.json").read_text()) for folder in (one, other))
+    # Not eval_loss, of which Trainer weighs each process the same, and counts twice what fills up the last batch
+    for name in ("eval_accuracy", "eval_perplexity"):
+        assert other_metrics[name] == pytest.approx(one_metrics[name], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("processes", "per_sequence"), [(2, 1), (2, 2), (4, 2)], ids=["data parallel", "sequence parallel", "both"]
+)
+def test_several_processes_train_as_one(processes, per_sequence, run_of_one_process, text_file, tmp_path):
+    batch_size = 4 * per_sequence // processes
+    argv = without_dropout(text_file, tmp_path / "out", f"--per_device_train_batch_size={batch_size}")
+    argv.append(f"--sequence_parallel_size={per_sequence}")
+    result = run_script(tmp_path, "run_mlm.py", argv, launcher(processes))
+    assert result.returncode == 0, result.stderr
+    written = (tmp_path / "out" / "checkpoint-10").glob("rng_state_*.pth")
+    assert len(list(written)) == processes, "there were not so many processes"
+    assert_same_run(run_of_one_process, tmp_path / "out")
+
+
+def test_more_processes_go_on_from_a_checkpoint_of_fewer(run_of_one_process, text_file, tmp_path):
+    for processes, steps in ((2, 10), (4, 12)):
+        argv = without_dropout(text_file, tmp_path / "out", f"--max_steps={steps}", f"--sequence_parallel_size={processes}")
+        argv += ["--learning_rate=1e-3", "--lr_scheduler_type=constant"]
+        result = run_script(tmp_path, "run_mlm.py", argv, launcher(processes))
+        assert result.returncode == 0, result.stderr
+    assert "Going on from" in result.stderr
+    one = run_script(tmp_path, "run_mlm.py", without_dropout(text_file, tmp_path / "one", *argv[-2:]))
+    assert one.returncode == 0, one.stderr
+    assert_same_run(tmp_path / "one", tmp_path / "out")
+
+
+def test_refuses_processes_that_cannot_share_a_sequence(text_file, tmp_path):
+    with pytest.raises(BadInput, match="--sequence_parallel_size 2 does not divide the number of processes, 1"):
+        run_mlm.main(arguments(text_file, tmp_path / "out", "--sequence_parallel_size=2"))
+    with pytest.raises(BadInput, match="--sequence_parallel_size is 0; it must be at least 1"):
+        run_mlm.main(arguments(text_file, tmp_path / "out", "--sequence_parallel_size=0"))
 
 
 def test_streaming(text_file, tmp_path):

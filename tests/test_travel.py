@@ -25,11 +25,12 @@ CODE = {"configuration_linformer.py", "modeling_linformer.py"}
 ALLOWED = re.compile(
     r"""
     __all__ | ValueError | bool | dict | float | getattr | int | isinstance | len | list | min | property | range | set | slice
-    | staticmethod | str | super | tuple
+    | staticmethod | str | sum | super | tuple
     | collections\.abc\.Callable | dataclasses\.field | huggingface_hub\.dataclasses\.strict
     | torch\.(LongTensor | Tensor | arange | bool | cat | compiler\.is_compiling | einsum | empty | finfo | full | full_like
         | float32 | inf | is_grad_enabled | matmul | no_grad | ones | ones_like | promote_types | searchsorted | stack
-        | tanh | where | zeros | zeros_like)
+        | tanh | tensor | where | zeros | zeros_like)
+    | torch\.distributed\.(_functional_collectives\.(all_reduce | wait_tensor) | device_mesh\.DeviceMesh)
     | torch\.nn\.([A-Z]\w+ | functional\.\w+)
     | transformers\.(
         activations\.(ACT2FN | gelu)

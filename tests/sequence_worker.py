@@ -1,0 +1,196 @@
+"""
+Run by torchrun: compares models that share their sequences among the processes with the same models in one process, and
+writes, as JSON, how far apart outputs, losses and gradients are.
+"""
+
+import json
+import os
+import sys
+from itertools import product
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+
+import modeling_linformer
+from configuration_linformer import LinformerConfig
+
+
+SIZES = {
+    "vocab_size": 50,
+    "hidden_size": 30,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 37,
+    "max_position_embeddings": 32,
+    "projected_dim": 8,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+LINEAR = [{"projection_sharing": sharing} for sharing in ("none", "headwise", "key_value", "layerwise")]
+CONV = [{"projection_type": "conv", "projection_sharing": sharing} for sharing in ("none", "key_value")]
+POOLS = [{"projection_type": name} for name in ("mean_pool", "max_pool", "segment_pool", "attention_pool")]
+PROJECTIONS = [*LINEAR, *CONV, *POOLS]
+# Sequences of 29 tokens, which neither 2, 4, nor the convolution's windows of 4 divide; 5, fewer than k, is full attention
+LENGTHS = (29, 5)
+HEADS = ("MaskedLM", "TokenClassification", "SequenceClassification", "MultipleChoice", "QuestionAnswering")
+
+
+def make_model(head="Model", dtype=torch.float64, **config):
+    torch.manual_seed(0)
+    name = head if head == "Model" else f"For{head}"
+    model = getattr(modeling_linformer, f"Linformer{name}")(LinformerConfig(**SIZES | config))
+    for parameter in model.parameters():  # zero biases would hide a lost bias
+        parameter.data.normal_(std=0.2)
+    return model.eval().to(dtype)  # in float64, as gradients that are nearly zero are all rounding in float32
+
+
+def make_inputs(head="Model", length=29, padded=False):
+    generator = torch.Generator().manual_seed(1)
+
+    def integers(*shape, high=50):
+        return torch.randint(2, high, shape, generator=generator)
+
+    choices = (2,) if head == "MultipleChoice" else ()
+    inputs = {"input_ids": integers(2, *choices, length)}
+    if padded:
+        # Of the second sequence all but three tokens: most processes have none of it
+        mask = torch.ones_like(inputs["input_ids"])
+        mask[1, ..., 3:] = 0
+        inputs["attention_mask"] = mask
+    if head == "MaskedLM":
+        labels = integers(2, length)
+        labels[:, length // 3 :] = -100  # so that the processes have different numbers of them, the last none
+        inputs["labels"] = labels
+    elif head == "TokenClassification":
+        inputs["labels"] = integers(2, length, high=4) - 2
+    elif head in ("SequenceClassification", "MultipleChoice"):
+        inputs["labels"] = torch.tensor([1, 0])
+    elif head == "QuestionAnswering":
+        inputs |= {"start_positions": torch.tensor([0, length - 1]), "end_positions": torch.tensor([4, length - 1])}
+    return inputs
+
+
+def uneven_shards(inputs, mesh):
+    """Each process one token, and the last all the others."""
+    rank, last = mesh.get_local_rank(), mesh.size() - 1
+    own = slice(rank, rank + 1 if rank < last else None)
+    return {name: tensor[..., own].contiguous() for name, tensor in inputs.items()}
+
+
+def results(model, inputs, train):
+    """What the model gives, by name, and with `train` the gradient of every parameter."""
+    model.zero_grad()
+    with torch.set_grad_enabled(train):
+        outputs = model(**inputs)
+    loss = outputs.get("loss")
+    if train:
+        loss = outputs.last_hidden_state.square().sum() if loss is None else loss
+        loss.backward()
+    gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
+    return {name: output.detach() for name, output in outputs.items() if output is not None}, gradients
+
+
+def distance(ours, theirs):
+    return ((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-6)).item()
+
+
+def compare(head, mesh, length=29, padded=False, uneven=False, train=True, checkpointing=False, **config):
+    """The largest difference of outputs and of gradients, each over the largest number that there is."""
+    model, inputs = make_model(head, **config), make_inputs(head, length, padded)
+    expected, expected_gradients = results(model, inputs, train)
+    if checkpointing:
+        model.train()
+        model.gradient_checkpointing_enable()
+    model.set_sequence_mesh(mesh)
+    shards = uneven_shards(inputs, mesh) if uneven else model.shard_inputs(inputs)
+    outputs, gradients = results(model, shards, train)
+    assert outputs.keys() == expected.keys()
+    # Where this process's tokens are in the whole
+    lengths = [torch.empty((), dtype=torch.long) for _ in range(mesh.size())]
+    dist.all_gather(lengths, torch.tensor(shards["input_ids"].shape[-1]), group=mesh.get_group())
+    start = sum(lengths[: mesh.get_local_rank()])
+    own = slice(start, start + shards["input_ids"].shape[-1])
+    far = {"outputs": 0.0, "gradients": 0.0}
+    for name, output in outputs.items():
+        if name == "logits" and config.get("sparse_prediction"):  # of the labelled tokens, however many a part has
+            continue
+        whole = expected[name]
+        is_of_tokens = name == "last_hidden_state" or (name == "logits" and head in ("MaskedLM", "TokenClassification"))
+        far["outputs"] = max(far["outputs"], distance(output, whole[:, own] if is_of_tokens else whole))
+    # Without a head, each process's loss is that of its own tokens: the sum of all processes' is the whole
+    for name, gradient in gradients.items() if train else ():
+        dist.all_reduce(gradient, group=mesh.get_group())
+        gradient /= 1 if head == "Model" else mesh.size()
+        far["gradients"] = max(far["gradients"], distance(gradient, expected_gradients[name]))
+    # The worst of all processes
+    worst = torch.tensor(list(far.values()), dtype=torch.float64)
+    dist.all_reduce(worst, dist.ReduceOp.MAX)
+    return dict(zip(far, worst.tolist(), strict=True))
+
+
+def data_parallel(mesh):
+    """One step of two replicas, each of which shares its sequences among two processes, against one step in one process."""
+    model = make_model("MaskedLM")
+    inputs = make_inputs("MaskedLM", padded=True)
+    whole = {name: torch.cat([tensor, tensor.flip(0)]) for name, tensor in inputs.items()}  # as many labels in each half
+    _, expected = results(model, whole, True)
+    model.zero_grad()
+    model.set_sequence_mesh(mesh["sequence"])
+    own = {name: tensor.chunk(2)[mesh["data"].get_local_rank()] for name, tensor in whole.items()}
+    replica = torch.nn.parallel.DistributedDataParallel(model)
+    replica(**model.shard_inputs(own)).loss.backward()
+    return max(distance(parameter.grad, expected[name]) for name, parameter in model.named_parameters())
+
+
+def refusal(call):
+    try:
+        call()
+    except ValueError as error:
+        return str(error)
+
+
+def refusals(mesh):
+    model = make_model()
+    model.set_sequence_mesh(mesh)
+    rank = mesh.get_local_rank()
+    tokens = make_inputs()["input_ids"]
+    return {
+        "fewer tokens than processes": refusal(lambda: model.shard_inputs({"input_ids": tokens[:, :1]})),
+        "no tokens": refusal(lambda: model(tokens[:, : 0 if rank == 1 else 3])),
+        "too long": refusal(lambda: model(tokens)),
+        "dimensions": refusal(lambda: model.set_sequence_mesh(init_device_mesh("cpu", (1, mesh.size())))),
+    }
+
+
+def main(path, die=False):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("sequence",))
+    if die and dist.get_rank() == 1:
+        os._exit(9)
+    found = {}
+    for config, padded, length in product(PROJECTIONS, (False, True), LENGTHS):
+        name = " ".join([*config.values(), str(length), "padded" if padded else ""]).strip()
+        found[name] = compare("Model", mesh, length, padded, **config)
+    for config in PROJECTIONS:
+        name = " ".join(config.values())
+        found[f"{name} uneven"] = compare("Model", mesh, padded=True, uneven=True, **config)
+        found[f"{name} checkpointing"] = compare("MaskedLM", mesh, padded=True, checkpointing=True, **config)
+        found[f"{name} in rows"] = compare("Model", mesh, padded=True, train=False, inference_chunk_size=2, **config)
+    for head in HEADS:
+        found[head] = compare(head, mesh, padded=True)
+    for config in PROJECTIONS:
+        found[f"{' '.join(config.values())} float32"] = compare("Model", mesh, padded=True, train=False, dtype=torch.float32, **config)
+    found["sparse_prediction"] = compare("MaskedLM", mesh, sparse_prediction=True)
+    found["refusals"] = refusals(mesh)
+    if dist.get_world_size() == 4:
+        found["data_parallel"] = data_parallel(init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "sequence")))
+    if dist.get_rank() == 0:
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(found, file)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], die="--die" in sys.argv)

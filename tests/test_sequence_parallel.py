@@ -1,0 +1,79 @@
+"""Sequences shared among processes, which torchrun starts, give what one process gives. `sequence_worker.py` compares."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from processes import ROOT, offline
+
+from modeling_linformer.modeling_linformer import SequenceShard
+
+
+WORKER = Path(__file__).parent / "sequence_worker.py"
+
+
+def run_workers(processes, tmp_path, *arguments):
+    launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}")
+    environment = offline(tmp_path / "hf") | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *launcher, str(WORKER), *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def found(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(f"processes-{request.param}")
+    process = run_workers(request.param, folder, folder / "found.json")
+    assert process.returncode == 0, process.stderr
+    return json.loads((folder / "found.json").read_text())
+
+
+def test_outputs_losses_and_gradients_are_those_of_one_process(found, subtests):
+    compared = {name: far for name, far in found.items() if isinstance(far, dict) and "outputs" in far}
+    assert len(compared) > 50
+    for name, far in compared.items():
+        with subtests.test(name):
+            # float64, but for the losses of tokens, which transformers computes in float32
+            assert far["outputs"] < 1e-6
+            assert far["gradients"] < 1e-9
+
+
+def test_together_with_data_parallelism(found):
+    if "data_parallel" not in found:
+        pytest.skip("two replicas of two processes each need four")
+    assert found["data_parallel"] < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("fewer tokens than processes", "is 1 tokens long, too few for each of the"),
+        ("no tokens", "the one of rank 1 has no token of it: the parts are [3, 0"),
+        ("too long", "tokens long, but this model reads at most `max_position_embeddings` = 32"),
+        ("dimensions", "`mesh` must have one dimension, got 2"),
+    ],
+)
+def test_refusals(found, case, message):
+    assert message in found["refusals"][case]
+
+
+def test_a_process_that_dies_ends_the_others(tmp_path):
+    process = run_workers(2, tmp_path, tmp_path / "found.json", "--die")
+    assert process.returncode == 1
+    assert "exitcode  : 9" in process.stderr
+    assert not (tmp_path / "found.json").exists()
+
+
+def test_one_process_exchanges_nothing():
+    # Without torch.distributed started, any collective would raise
+    shard = SequenceShard((2, 5), torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]))
+    rows = torch.ones(2, 3, 4)
+    assert shard.sum(rows)[0] is rows and shard.max(rows) is rows
+    assert shard.lengths.tolist() == [[3], [5]] and shard.preceding.tolist() == [[0], [0]]
