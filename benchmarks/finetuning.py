@@ -126,7 +126,8 @@ def save_start(task, model, n, k, seed, name_or_path, adapted, folder):
     else:
         original = convert_to_linformer(original, projected_dim=k, max_position_embeddings=n, projection_type=model)
     if adapted is not None:
-        body = LinformerModel.from_pretrained(adapted, projected_dim=k, projection_type=model, max_position_embeddings=n)
+        sizes = {"projected_dim": k, "projection_type": model, "max_position_embeddings": n}
+        body = LinformerModel.from_pretrained(adapted, add_pooling_layer=False, **sizes)
         original.base_model.load_state_dict(body.state_dict())
     tokenizer.model_max_length = n
     original.save_pretrained(folder)

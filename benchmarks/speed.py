@@ -222,6 +222,7 @@ CONTESTANTS = {
     **{f"linformer-{name}": partial(linformer, projection_type=name) for name in PROJECTION_TYPES if name != "linear"},
     "linformer-compiled": compiled,
     "linformer-int8": int8,
+    "linformer-bfloat16": linformer,  # in bfloat16, whatever --dtype is
     "floor": floor,
     "roberta-sdpa": lambda args, n: roberta(args, n, "sdpa"),
     "roberta-eager": lambda args, n: roberta(args, n, "eager"),
@@ -256,7 +257,8 @@ def build(name, args, n):
     """A function that does the work once, and the number of layers."""
     torch.manual_seed(0)
     model, layers = CONTESTANTS[name](args, n)
-    model = model.to(device(), getattr(torch, args.dtype)) if name != "linformer-int8" else model
+    if name != "linformer-int8":
+        model = model.to(device(), getattr(torch, "bfloat16" if name.endswith("bfloat16") else args.dtype))
     input_ids = torch.randint(3, VOCAB_SIZE, (args.batch_size, n), device=device())
     model.train(args.mode == "training")
     if args.mode == "inference":
