@@ -199,10 +199,14 @@ class LinformerLinearProjection(nn.Module):
     def init_weights(self):
         init.normal_(self.weight, mean=0.0, std=self.weight.shape[-1] ** -0.5)
 
+    def columns(self, start, stop):
+        """A view, unless compiled: torch.export would take it for granted that a slice is not of all columns."""
+        if torch.compiler.is_compiling():
+            return nn.functional.pad(self.weight, (-start, stop - self.weight.shape[-1]))  # which copies
+        return self.weight[..., start:stop]
+
     def forward(self, rows, attention_mask, shard):
-        # The columns of this shard. A slice would be a view, but torch.export takes it for granted that n' is not n then.
-        n = self.weight.shape[-1]
-        E = nn.functional.pad(self.weight, (-shard.offset, shard.offset + rows.shape[1] - n))
+        E = self.columns(shard.offset, shard.offset + rows.shape[1])
         if attention_mask is not None:
             rows = rows * attention_mask[..., None]
         if E.dim() == 3:
@@ -211,7 +215,7 @@ class LinformerLinearProjection(nn.Module):
             return projected, None, None
         projected = E @ rows  # (k, n') @ (b, n', d) -> (b, k, d)
         if attention_mask is None:
-            row_sums = nn.functional.pad(self.weight, (0, shard.seq_length - n)).sum(-1)[None, :, None]
+            row_sums = self.columns(0, shard.seq_length).sum(-1)[None, :, None]
             return *shard.sum(projected), row_sums, None
         return *shard.sum(projected, (attention_mask.to(E.dtype) @ E.mT)[..., None]), None
 
