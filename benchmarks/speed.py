@@ -16,6 +16,7 @@ Time and memory of a Linformer against other encoders, over the length of the in
 
     python benchmarks/speed.py --output_dir speed                     # inference, on the CPU with one thread or on a GPU
     python benchmarks/speed.py --mode training --lengths 512 2048 4096 --output_dir speed-training
+    python benchmarks/speed.py --show speed/speed.json more/speed.json --output_dir both
     python benchmarks/speed.py --help
 
 All contestants have the same sizes and random weights, and read the same random tokens. They take turns in one process, so that
@@ -69,6 +70,10 @@ class SpeedArguments:
     dtype: str = field(default="float32", metadata={"choices": ["float32", "bfloat16"], "help": "Of weights and states."})
     repeats: int = field(default=5, metadata={"help": "How often each is timed; the median counts."})
     max_seconds: float = field(default=60.0, metadata={"help": "What takes longer is left out at longer inputs."})
+    show: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Measure nothing, but show these speed.json, of runs of the same sizes; the first that has a number."},
+    )
     memory: bool = field(default=True, metadata={"help": "Whether to measure memory too."})
     memory_of: str | None = field(
         default=None, metadata={"help": "Print the peak memory of this one, at the only length, and nothing else."}
@@ -419,9 +424,18 @@ def main():
     unknown = set(args.contestants) - set(CONTESTANTS)
     if unknown:
         sys.exit(f"speed.py: error: --contestants: {', '.join(unknown)} is none of {', '.join(CONTESTANTS)}.")
-    results = time_all(args)
-    if args.memory:
-        measure_memory(args, results)
+    results = []
+    for path in args.show:
+        known = {(row["contestant"], row["n"]) for row in results}
+        rows = json.loads(Path(path).read_text())["results"]
+        results += [row for row in rows if (row["contestant"], row["n"]) not in known]
+    if args.show:
+        args.lengths = sorted({row["n"] for row in results})
+        args.contestants = list(dict.fromkeys(row["contestant"] for row in results))
+    else:
+        results = time_all(args)
+        if args.memory:
+            measure_memory(args, results)
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     machine = torch.cuda.get_device_name() if device().type == "cuda" else f"{platform.machine()}, one thread"
