@@ -16,7 +16,7 @@ Time and memory of a Linformer against other encoders, over the length of the in
 
     python benchmarks/speed.py --output_dir speed                     # inference, on the CPU with one thread or on a GPU
     python benchmarks/speed.py --mode training --lengths 512 2048 4096 --output_dir speed-training
-    python benchmarks/speed.py --show speed/speed.json more/speed.json --output_dir both
+    python benchmarks/speed.py --show speed/speed.json more/speed.json --output_dir both   # the first that has a number counts
     python benchmarks/speed.py --help
 
 All contestants have the same sizes and random weights, and read the same random tokens. They take turns in one process, so that
@@ -72,7 +72,7 @@ class SpeedArguments:
     max_seconds: float = field(default=60.0, metadata={"help": "What takes longer is left out at longer inputs."})
     show: list[str] = field(
         default_factory=list,
-        metadata={"help": "Measure nothing, but show these speed.json, of runs of the same sizes; the first that has a number."},
+        metadata={"help": "Measure nothing; show the contestants of these speed.json, of runs of the same sizes."},
     )
     memory: bool = field(default=True, metadata={"help": "Whether to measure memory too."})
     memory_of: str | None = field(
@@ -396,7 +396,7 @@ def plot(args, results, key, label, path):
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     axes = figure.subplots()
     for index, name in enumerate(args.contestants):
-        points = [(row["n"], row[key]) for row in results if row["contestant"] == name and key in row]
+        points = sorted((row["n"], row[key]) for row in results if row["contestant"] == name and key in row)
         if points:
             scale = 1e3 if key == "median" else 2**-20
             ours = name.startswith("linformer")
@@ -430,8 +430,8 @@ def main():
         rows = json.loads(Path(path).read_text())["results"]
         results += [row for row in rows if (row["contestant"], row["n"]) not in known]
     if args.show:
+        results = [row for row in results if row["contestant"] in args.contestants]
         args.lengths = sorted({row["n"] for row in results})
-        args.contestants = list(dict.fromkeys(row["contestant"] for row in results))
     else:
         results = time_all(args)
         if args.memory:
