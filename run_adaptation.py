@@ -74,39 +74,39 @@ class AdaptationTrainer(ScriptTrainer):
         student = model(**inputs, **labels, output_hidden_states=True).hidden_states[1:]
         return student, teacher, inputs["attention_mask"].bool()
 
-    def sum(self, tensor):
-        """Over the processes that share a sequence."""
-        mesh = self.model.base_model.sequence_mesh
-        return tensor if mesh is None else all_reduce(tensor, mesh)
-
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
         student, teacher, mask = self.hidden_states(model, inputs)
         squares = sum((ours[mask] - theirs[mask]).square().sum() for ours, theirs in zip(student, teacher))
         numbers = inputs["attention_mask"].sum() * student[0].shape[-1] * len(student)
-        loss = self.sum(squares) / numbers
+        loss = total(squares, self.model.base_model.sequence_mesh) / numbers
         return (loss, (student[-1], teacher[-1], mask)) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, (student, teacher, mask) = self.compute_loss(model, inputs, return_outputs=True)
-        measures = self.closeness(student.float(), teacher.float(), mask)
+        measures = closeness(student.float(), teacher.float(), mask, self.model.base_model.sequence_mesh)
         return loss, measures, measures  # without labels, Trainer would compute no metrics
-
-    def closeness(self, student, teacher, mask):
-        """
-        The cosine of last hidden states (b, n, d) with the teacher's: the mean over each document's tokens, and that of the
-        documents' mean vectors, as (b, 2).
-        """
-        mask = mask.to(student.dtype)
-        by_token = self.sum((nn.functional.cosine_similarity(student, teacher, dim=-1) * mask).sum(1))
-        documents = (self.sum((states * mask[..., None]).sum(1)) for states in (student, teacher))
-        return torch.stack(
-            [by_token / self.sum(mask.sum(1)), nn.functional.cosine_similarity(*documents, dim=-1)], dim=-1
-        )
 
     def join_shards(self, shards):
         return shards.mean(2)  # of measures of whole documents, which are the same in all processes
+
+
+def total(tensor, mesh):
+    """The sum over the processes that share a sequence, if any do."""
+    return tensor if mesh is None else all_reduce(tensor, mesh)
+
+
+def closeness(student, teacher, attention_mask, mesh=None):
+    """
+    The cosine of last hidden states (b, n, d) with the teacher's: the mean over each document's tokens, and that of the
+    documents' mean vectors, as (b, 2).
+    """
+    mask = attention_mask.to(student.dtype)
+    by_token = total((nn.functional.cosine_similarity(student, teacher, dim=-1) * mask).sum(1), mesh)
+    documents = (total((states * mask[..., None]).sum(1), mesh) for states in (student, teacher))
+    by_document = nn.functional.cosine_similarity(*documents, dim=-1)
+    return torch.stack([by_token / total(mask.sum(1), mesh), by_document], dim=-1)
 
 
 def compute_metrics(prediction):

@@ -115,7 +115,7 @@ def test_loss_and_closeness_are_as_defined(pair):
     )
     with torch.no_grad():
         loss, states_and_mask = trainer.compute_loss(student, inputs, return_outputs=True)
-        measures = trainer.closeness(*states_and_mask)
+        measures = run_adaptation.closeness(*states_and_mask)
         squares, count = [0.0] * 2, 0
         for index, row in enumerate(rows):
             target = teacher(row[None], output_hidden_states=True).hidden_states
