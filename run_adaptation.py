@@ -78,7 +78,7 @@ class AdaptationTrainer(ScriptTrainer):
         student, teacher, mask = self.hidden_states(model, inputs)
         squares = sum((ours[mask] - theirs[mask]).square().sum() for ours, theirs in zip(student, teacher))
         numbers = inputs["attention_mask"].sum() * student[0].shape[-1] * len(student)
-        loss = total(squares, self.model.base_model.sequence_mesh) / numbers
+        loss = all_reduce(squares, self.model.base_model.sequence_mesh) / numbers
         return (loss, (student[-1], teacher[-1], mask)) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
@@ -92,21 +92,16 @@ class AdaptationTrainer(ScriptTrainer):
         return shards.mean(2)  # of measures of whole documents, which are the same in all processes
 
 
-def total(tensor, mesh):
-    """The sum over the processes that share a sequence, if any do."""
-    return tensor if mesh is None else all_reduce(tensor, mesh)
-
-
 def closeness(student, teacher, attention_mask, mesh=None):
     """
     The cosine of last hidden states (b, n, d) with the teacher's: the mean over each document's tokens, and that of the
-    documents' mean vectors, as (b, 2).
+    documents' mean vectors, as (b, 2). Of documents that the processes of `mesh` share, each gives its part.
     """
     mask = attention_mask.to(student.dtype)
-    by_token = total((nn.functional.cosine_similarity(student, teacher, dim=-1) * mask).sum(1), mesh)
-    documents = (total((states * mask[..., None]).sum(1), mesh) for states in (student, teacher))
+    by_token = all_reduce((nn.functional.cosine_similarity(student, teacher, dim=-1) * mask).sum(1), mesh)
+    documents = (all_reduce((states * mask[..., None]).sum(1), mesh) for states in (student, teacher))
     by_document = nn.functional.cosine_similarity(*documents, dim=-1)
-    return torch.stack([by_token / total(mask.sum(1), mesh), by_document], dim=-1)
+    return torch.stack([by_token / all_reduce(mask.sum(1), mesh), by_document], dim=-1)
 
 
 def compute_metrics(prediction):

@@ -490,10 +490,7 @@ class ScriptTrainer(Trainer):
         mesh = init_device_mesh(self.args.device.type, (world_size // size, size), mesh_dim_names=("dp_replicate", "cp"))
         self.accelerator.state.device_mesh = mesh
         self.accelerator.dataloader_config.dispatch_batches = False  # nor does a stream's first process hand out all batches
-        try:
-            self.model.set_sequence_mesh(mesh["cp"])
-        except ValueError as error:
-            raise BadInput(f"--sequence_parallel_size {size}: {error}") from error
+        self.model.set_sequence_mesh(mesh["cp"])
 
     def _prepare_inputs(self, inputs):
         inputs = super()._prepare_inputs(inputs)

@@ -38,7 +38,7 @@ from configuration_linformer.configuration_linformer import PROJECTION_TYPES
 from modeling_linformer import LinformerModel, modeling_linformer
 from run_common import markdown_table
 
-from .speed import resident_memory
+from .speed import peak_memory_of
 
 
 LAYERS = 2
@@ -84,13 +84,14 @@ def work(args):
         return all_reduce(tensor, *arguments)
 
     modeling_linformer.all_reduce = counting_all_reduce
-    before = resident_memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is from now on
-    with torch.set_grad_enabled(args.mode == "training"):
-        hidden_states = model(**inputs).last_hidden_state
-    if args.mode == "training":
-        hidden_states.square().mean().backward()
-    memory = torch.tensor(resident_memory("VmHWM") - before)
+
+    def pass_through():
+        with torch.set_grad_enabled(args.mode == "training"):
+            hidden_states = model(**inputs).last_hidden_state
+        if args.mode == "training":
+            hidden_states.square().mean().backward()
+
+    memory = torch.tensor(peak_memory_of(pass_through))
     dist.all_reduce(memory, dist.ReduceOp.MAX)
     if dist.get_rank() == 0:
         lengths, *of_layers = exchanged

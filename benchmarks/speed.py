@@ -332,6 +332,14 @@ def resident_memory(name):
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
+def peak_memory_of(work):
+    """Bytes that this process takes at the peak of the work, above what it has before."""
+    before = resident_memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is from now on (not of building, nor of the parent process)
+    work()
+    return resident_memory("VmHWM") - before
+
+
 def peak_memory(name, args, n):
     """Bytes above the weights, and above what the libraries take once, whatever the size."""
     work, _ = build(name, replace(args, hidden_size=64, num_attention_heads=2, num_hidden_layers=1), 64)
@@ -342,10 +350,7 @@ def peak_memory(name, args, n):
         torch.cuda.reset_peak_memory_stats()
         work()
         return torch.cuda.max_memory_allocated() - before
-    before = resident_memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is from now on (not of building, nor of the parent process)
-    work()
-    return resident_memory("VmHWM") - before
+    return peak_memory_of(work)
 
 
 def measure_memory(args, timed):

@@ -82,7 +82,9 @@ class LinformerEmbeddings(nn.Module):
 
 
 def all_reduce(tensor, mesh, operation="sum"):
-    """Of the processes of a mesh. The gradient of a sum is the sum of the processes' gradients."""
+    """Of the processes of a mesh, if there is one. The gradient of a sum is the sum of the processes' gradients."""
+    if mesh is None:
+        return tensor
     return collectives.wait_tensor(collectives.all_reduce(tensor.contiguous(), operation, mesh))
 
 
