@@ -95,8 +95,8 @@ def compiled(args, n):
     return torch.compile(model, fullgraph=True), layers
 
 
-def int8(args, n):
-    model, layers = linformer(args, n)
+def quantized(model):
+    """The model with int8 weights in its linear layers, and activations that are quantized as they come."""
     linears = {
         name
         for name, module in model.named_modules()
@@ -104,7 +104,12 @@ def int8(args, n):
     }
     # Deprecated, but torchao, which is to take its place, is half as fast on a CPU unless compiled
     qconfig = torch.ao.quantization.default_dynamic_qconfig
-    return torch.ao.quantization.quantize_dynamic(model.eval(), dict.fromkeys(linears, qconfig)), layers
+    return torch.ao.quantization.quantize_dynamic(model.eval(), dict.fromkeys(linears, qconfig))
+
+
+def int8(args, n):
+    model, layers = linformer(args, n)
+    return quantized(model), layers
 
 
 def roberta(args, n, attention):
