@@ -289,8 +289,7 @@ def train_tokenizer(texts, vocab_size, max_length):
     """A byte-level BPE with RoBERTa's special tokens, trained on the texts."""
     bpe = ByteLevelBPETokenizer()
     special_tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    batches = (batch["text"] for batch in texts.iter(batch_size=1000))
-    batches = ([text for text in batch if text] for batch in batches)
+    batches = ([text for column in batch.values() for text in column if text] for batch in texts.iter(batch_size=1000))
     bpe.train_from_iterator(batches, vocab_size=vocab_size, min_frequency=2, special_tokens=special_tokens)
     model = json.loads(bpe.to_str())["model"]
     merges = [tuple(merge) for merge in model["merges"]]
@@ -299,7 +298,7 @@ def train_tokenizer(texts, vocab_size, max_length):
 
 def load_tokenizer(checkpoint, texts, config, model_args, training_args, hub):
     """
-    The checkpoint's own tokenizer, the one that is named, or one trained on `texts`, a dataset with the column `text`, or
+    The checkpoint's own tokenizer, the one that is named, or one trained on `texts`, a dataset of nothing but text, or
     None where there is nothing to train on.
     """
     name = model_args.tokenizer_name or model_args.model_name_or_path

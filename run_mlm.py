@@ -83,8 +83,12 @@ class TextArguments(DataArguments):
             " arguments change its settings."
         },
     )
-    text_column: str | None = field(
-        default=None, metadata={"help": "The column that holds the text: by default `text`, or else the first one."}
+    text_column: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "The column that holds the text, by default `text`, or else the first one; or two columns of pairs, which"
+            " need --line_by_line."
+        },
     )
     mlm_probability: float = field(default=0.15, metadata={"help": "The part of the tokens to predict."})
     line_by_line: bool = field(
@@ -103,8 +107,19 @@ class TextArguments(DataArguments):
         super().__post_init__()
         if not 0 < self.mlm_probability <= 1:
             raise BadInput(f"--mlm_probability is {self.mlm_probability}; it must be above 0 and at most 1.")
+        if isinstance(self.text_column, str):  # from Python, or a file of arguments
+            self.text_column = [self.text_column]
+        if self.text_column is not None and len(self.text_column) > 2:
+            raise BadInput(f"--text_column takes one column, or two for a pair, not {len(self.text_column)}.")
+        if self.text_column is not None and len(self.text_column) == 2 and not self.line_by_line:
+            raise BadInput(f"--text_column {' '.join(self.text_column)}: pairs are not packed; give --line_by_line too.")
         if self.sequence_parallel_size < 1:
             raise BadInput(f"--sequence_parallel_size is {self.sequence_parallel_size}; it must be at least 1.")
+
+    @property
+    def columns(self):
+        """What the columns of text are called from here on."""
+        return ["text", "text_pair"][: len(self.text_column or [""])]
 
 
 # Text
@@ -131,7 +146,7 @@ def python_documentation():
 
 
 def load_texts(data_args, model_args, training_args):
-    """A dictionary of datasets, `train` and where possible `validation`, with a single column `text`."""
+    """A dictionary of datasets, `train` and where possible `validation`, with the columns of `TextArguments.columns`."""
     if data_args.demo:
         # Line breaks and indentation would be a large part of the tokens, and easy ones
         texts = [" ".join(text.split()) for text in python_documentation()]
@@ -149,15 +164,18 @@ def load_texts(data_args, model_args, training_args):
         raise BadInput(f"--do_train needs a split `train`, but the data has only {', '.join(raw)}.")
     for split in raw:
         columns = raw[split].column_names or list(next(iter(raw[split])))
-        text_column = data_args.text_column or ("text" if "text" in columns else columns[0])
-        if text_column not in columns:
-            raise BadInput(f"--text_column {text_column}: the {split} data has only {', '.join(columns)}.")
-        feature = (raw[split].features or {}).get(text_column)
-        if feature is not None and feature.dtype not in ("string", "large_string"):
-            raise BadInput(f"--text_column: {text_column} holds {feature.dtype}, not text. Columns: {', '.join(columns)}.")
-        raw[split] = raw[split].select_columns(text_column)
-        if text_column != "text":
-            raw[split] = raw[split].rename_column(text_column, "text")
+        text_columns = data_args.text_column or ["text" if "text" in columns else columns[0]]
+        for text_column in text_columns:
+            if text_column not in columns:
+                raise BadInput(f"--text_column {text_column}: the {split} data has only {', '.join(columns)}.")
+            feature = (raw[split].features or {}).get(text_column)
+            if feature is not None and feature.dtype not in ("string", "large_string"):
+                raise BadInput(
+                    f"--text_column: {text_column} holds {feature.dtype}, not text. Columns: {', '.join(columns)}."
+                )
+        names = dict(zip(text_columns, data_args.columns, strict=True))
+        raw[split] = raw[split].select_columns(text_columns)
+        raw[split] = raw[split].rename_columns({column: name for column, name in names.items() if column != name})
 
     if "validation" not in raw and "train" in raw and (training_args.do_eval or not data_args.streaming):
         percentage = data_args.validation_split_percentage
@@ -203,26 +221,29 @@ class PackedStream(torch.utils.data.IterableDataset):
 
 def make_sequences(split, texts, tokenizer, max_seq_length, data_args, training_args):
     """Tokenizes the texts and makes sequences of them, each with its special tokens."""
-    lines = data_args.line_by_line
+    lines, columns = data_args.line_by_line, data_args.columns
 
     def tokenize(batch):
-        kept = [text for text in batch["text"] if text and not text.isspace()]
+        rows = zip(*(batch[column] for column in columns))
+        rows = [texts for texts in rows if all(text and not text.isspace() for text in texts)]
         options = {"truncation": True, "max_length": max_seq_length} if lines else {}
         # Texts longer than the model are no mistake here, so nobody needs to be warned of them
-        output = tokenizer(kept, add_special_tokens=lines, return_attention_mask=False, verbose=False, **options)
-        return {"input_ids": output["input_ids"]}
+        texts = [[row[i] for row in rows] for i in range(len(columns))]
+        output = tokenizer(*texts, add_special_tokens=lines, return_attention_mask=False, verbose=False, **options)
+        kept = ("input_ids", "token_type_ids") if len(columns) == 2 else ("input_ids",)
+        return {name: output[name] for name in kept if name in output}
 
     if data_args.streaming:
         if split == "train":
             texts = texts.shuffle(seed=training_args.seed, buffer_size=10_000)
-        tokenized = texts.map(tokenize, batched=True, remove_columns=["text"])
+        tokenized = texts.map(tokenize, batched=True, remove_columns=columns)
         return tokenized if lines else PackedStream(tokenized, tokenizer, max_seq_length)
 
     with training_args.main_process_first(desc=f"tokenizing {split}"):
         sequences = texts.map(
             tokenize,
             batched=True,
-            remove_columns=["text"],
+            remove_columns=columns,
             num_proc=data_args.preprocessing_num_workers,
             load_from_cache_file=not data_args.overwrite_cache,
             desc=f"Tokenizing {split}",
@@ -271,11 +292,10 @@ class MaskingCollator(DataCollatorForLanguageModeling):
     def torch_call(self, examples):
         masked = [self.mask(torch.as_tensor(example["input_ids"], dtype=torch.long)) for example in examples]
         lengths = [len(input_ids) for input_ids, _ in masked]
-        batch = self.tokenizer.pad(
-            {"input_ids": [input_ids.tolist() for input_ids, _ in masked]},
-            return_tensors="pt",
-            pad_to_multiple_of=self.pad_to_multiple_of,
-        )
+        features = {"input_ids": [input_ids.tolist() for input_ids, _ in masked]}
+        if "token_type_ids" in examples[0]:  # of pairs
+            features["token_type_ids"] = [example["token_type_ids"] for example in examples]
+        batch = self.tokenizer.pad(features, return_tensors="pt", pad_to_multiple_of=self.pad_to_multiple_of)
         labels = torch.full_like(batch["input_ids"], -100)
         for row, (length, (_, row_labels)) in enumerate(zip(lengths, masked)):
             labels[row, :length] = row_labels

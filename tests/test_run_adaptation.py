@@ -140,6 +140,16 @@ def test_killed_at_any_step_the_final_weights_are_the_same(pair, finished_run, t
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_pairs(pair, tmp_path):
+    """The text of both columns, as the model that was fine-tuned on pairs reads it."""
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"first": "the value of a string", "second": "is a list of names"}\n' * 8, encoding="utf-8")
+    more = (f"--train_file={path}", f"--validation_file={path}", "--text_column", "first", "second", "--line_by_line")
+    run_adaptation.main(arguments(pair, tmp_path / "out", *more, "--eval_on_start", "--eval_strategy=steps"))
+    history = [entry for entry in read(tmp_path / "out", "trainer_state.json")["log_history"] if "eval_loss" in entry]
+    assert history[-1]["eval_loss"] < history[0]["eval_loss"] / 2
+
+
 @pytest.mark.parametrize("per_sequence", [1, 2], ids=["data parallel", "sequence parallel"])
 def test_two_processes_train_as_one(per_sequence, pair, finished_run, tmp_path):
     argv = arguments(pair, tmp_path / "out", f"--per_device_train_batch_size={2 * per_sequence}")

@@ -12,7 +12,7 @@ from datasets import Dataset
 from processes import ROOT, kill_script, launcher, run_script
 from pydoc_data.topics import topics
 from safetensors.torch import load_file
-from transformers import AutoModelForMaskedLM, AutoTokenizer, RobertaConfig, pipeline
+from transformers import AutoModelForMaskedLM, AutoTokenizer, BertTokenizer, RobertaConfig, TrainingArguments, pipeline
 
 import run_common
 import run_mlm
@@ -229,6 +229,8 @@ def test_wikitext(tmp_path):
         ("text", ("--config_overrides=projected_dim=1024",), "`projected_dim` must be from 1 to"),
         ("text", ("--config_overrides=hidden_size",), "not of the form name=value"),
         ("text", ("--text_column=words",), "--text_column words: the train data has only text"),
+        ("text", ("--text_column", "a", "b"), "--text_column a b: pairs are not packed; give --line_by_line too"),
+        ("text", ("--text_column", "a", "b", "c"), "--text_column takes one column, or two for a pair, not 3"),
         ("text", ("--model_name_or_path=/no/such/folder",), "--model_name_or_path /no/such/folder: "),
         ("text", ("--resume_from_checkpoint=/no/such/folder",), "no whole checkpoint"),
         ("text", ("--mlm_probability=0",), "--mlm_probability is 0"),
@@ -276,6 +278,29 @@ def test_packing_keeps_every_token_and_special_ones_at_the_ends_only(tokenizer):
     assert all((chunk[0], chunk[-1]) == (tokenizer.cls_token_id, tokenizer.sep_token_id) for chunk in chunks)
     joined = [token for text in texts for token in text["input_ids"]]
     assert [token for chunk in chunks for token in chunk[1:-1]] == joined[:50]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_pairs(streaming, tmp_path):
+    """Both texts are read, in the order of the columns that were named, with their token types; half a pair is none."""
+    path = tmp_path / "pairs.jsonl"
+    pairs = [{"id": 0, "b": "d e", "a": "c"}, {"id": 1, "b": " ", "a": "c"}, {"id": 2, "b": "c", "a": "d d d d"}]
+    path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "c", "d", "e"]
+    bert = BertTokenizer(vocab={name: i for i, name in enumerate(names)}, model_max_length=8)
+    data_args = run_mlm.TextArguments(
+        validation_file=str(path), text_column=["a", "b"], line_by_line=True, streaming=streaming
+    )
+    training_args = TrainingArguments(output_dir=tmp_path, report_to="none")
+    texts = run_mlm.load_texts(data_args, run_common.ModelArguments(), training_args)["validation"]
+    sequences = list(run_mlm.make_sequences("validation", texts, bert, 8, data_args, training_args))
+    assert sequences == [
+        {"input_ids": [2, 5, 3, 6, 7, 3], "token_type_ids": [0, 0, 0, 1, 1, 1]},
+        {"input_ids": [2, 6, 6, 6, 6, 3, 5, 3], "token_type_ids": [0, 0, 0, 0, 0, 0, 1, 1]},
+    ]
+    batch = run_mlm.MaskingCollator(bert, seed=0)(sequences)
+    assert batch["token_type_ids"].tolist() == [[0, 0, 0, 1, 1, 1, 0, 0], [0, 0, 0, 0, 0, 0, 1, 1]]
+    assert batch["labels"].shape == batch["input_ids"].shape == (2, 8)
 
 
 def test_masks_depend_on_seed_epoch_and_text_alone(tokenizer):
