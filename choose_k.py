@@ -34,9 +34,11 @@ The tables are in choose_k.md, and all numbers in choose_k.json.
 
 import importlib.util
 import json
+from bisect import bisect_right
 from dataclasses import dataclass, field, fields
 from itertools import islice, product
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -193,6 +195,25 @@ def projected_dims_for_mass(model, sequences, mass=0.9):
         mass (`float`): above 0 and at most 1.
     """
     return choose_projected_dims(spectrum(model, sequences), mass)
+
+
+def projected_dims_for_mean(model, sequences, k):
+    """
+    A `projected_dim` for `LinformerConfig` that costs no more than k in each layer: their mean is k, or a little less, and
+    each layer keeps the same part of the mass.
+
+    Args:
+        model: a pretrained encoder with full attention, with or without a head. It is left as it was.
+        sequences (`torch.LongTensor` of shape `(samples, n)`): token ids, without padding, which would count.
+        k (`int`): from 2 to n.
+    """
+    n = sequences.shape[1]
+    if not 2 <= k <= n:
+        raise ValueError(f"`k` must be from 2 to the {n} tokens of the sequences, got {k}.")
+    cumulative = spectrum(model, sequences)
+    masses = sorted(cumulative.mean(1).flatten().tolist())  # at each of them a layer needs just that many k
+    affordable = bisect_right(masses, k, key=lambda mass: fmean(choose_projected_dims(cumulative, mass)))
+    return choose_projected_dims(cumulative, masses[affordable - 1])
 
 
 # Tables and plots

@@ -505,7 +505,7 @@ class ConversionArguments:
         default=None,
         metadata={
             "help": "k, by default 256; or one k a layer, as in 128 128 64 64 32 32; or `auto`: for each layer the k that"
-            " keeps 90 %% of the mass of its softmax matrices' singular values."
+            " keeps 90 %% of the mass of its softmax matrices' singular values; or `auto 128`, if they are to be 128 on average."
         },
     )
     train_file: str | None = field(
@@ -636,24 +636,31 @@ def what_is_exact(config, source_positions):
 
 
 def read_projected_dim(values):
-    """What --projected_dim says, as `convert_to_linformer` takes it, or "auto"."""
+    """
+    What --projected_dim says, as `convert_to_linformer` takes it, and whether it is `auto`: then it is the mean, or None.
+    """
     values = values if isinstance(values, list) else [values]  # in a file of arguments it may be a number
-    if values == ["auto"]:
-        return "auto"
+    is_auto = values[:1] == ["auto"]
     try:
-        dims = [int(value) for value in values]
+        dims = [int(value) for value in values[is_auto:]]
+        if is_auto and len(dims) > 1:
+            raise ValueError
     except ValueError as error:
-        raise BadInput(f"--projected_dim {' '.join(map(str, values))}: give a number, one a layer, or auto.") from error
-    return dims if len(dims) > 1 else dims[0]
+        given = " ".join(map(str, values))
+        raise BadInput(f"--projected_dim {given}: give a number, one a layer, auto, or auto and a number.") from error
+    return dims if len(dims) > 1 else next(iter(dims), None), is_auto
 
 
-def automatic_projected_dim(source, tokenizer, n, train_file, hub):
+def automatic_projected_dim(source, tokenizer, n, mean, train_file, hub):
     """One k a layer, by the spectrum of the source's softmax matrices on 16 sequences of n tokens."""
     import choose_k  # which imports this module
 
     text = {"demo": True} if train_file is None else {"train_file": train_file}
     sequences = choose_k.read_sequences(tokenizer, n, max_samples=16, **text)
-    return choose_k.projected_dims_for_mass(AutoModel.from_pretrained(source, **hub), sequences)
+    encoder = AutoModel.from_pretrained(source, **hub)
+    if mean is None:
+        return choose_k.projected_dims_for_mass(encoder, sequences)
+    return choose_k.projected_dims_for_mean(encoder, sequences, mean)
 
 
 def main(argv):
@@ -664,9 +671,10 @@ def main(argv):
     hub["trust_remote_code"] = False  # no model that can be converted brings code, so nobody needs to be asked
     names = ("projected_dim", "max_position_embeddings", "projection_type", "projection_sharing", "encoder_only")
     options = {name: getattr(args, name) for name in names if getattr(args, name) not in (None, False)}
+    is_auto = False
     if args.projected_dim is not None:
-        options["projected_dim"] = read_projected_dim(args.projected_dim)
-    if args.train_file is not None and options.get("projected_dim") != "auto":
+        options["projected_dim"], is_auto = read_projected_dim(args.projected_dim)
+    if args.train_file is not None and not is_auto:
         raise BadInput("--train_file is for --projected_dim auto: nothing else reads text.")
 
     tokenizer = source_positions = None
@@ -684,10 +692,11 @@ def main(argv):
             tokenizer = run_common.pretrained_tokenizer(
                 args.tokenizer_name or source, **(hub if args.tokenizer_name else in_source)
             )
-            if options.get("projected_dim") == "auto":
+            if is_auto:
                 check_encoder(config)
                 n = min(source_positions, args.max_position_embeddings or source_positions)
-                options["projected_dim"] = automatic_projected_dim(source, tokenizer, n, args.train_file, in_source)
+                mean = options["projected_dim"]
+                options["projected_dim"] = automatic_projected_dim(source, tokenizer, n, mean, args.train_file, in_source)
             model = convert_to_linformer(source, **options, **hub)
     except OSError as error:
         raise BadInput(f"--model_name_or_path {source}: {first_line(error)}") from error

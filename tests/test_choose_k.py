@@ -104,6 +104,26 @@ def test_projected_dims_for_mass_are_those_of_the_formula(model_type):
     assert model.training and model.config._attn_implementation == "sdpa", "the model was changed"
 
 
+def test_projected_dims_for_mean_keep_as_much_as_it_affords():
+    torch.manual_seed(0)
+    model = transformers.AutoModel.from_config(CONFIGS["bert"])
+    for layer, scale in zip(model.encoder.layer, (1, 20)):  # nearly uniform attention, and a sharper one
+        torch.nn.init.normal_(layer.attention.self.query.weight, std=scale)
+    sequences = torch.randint(3, 300, (2, N))
+    cumulative = choose_k.spectrum(model, sequences)
+    differ = 0
+    for k in range(2, N + 1):
+        dims = choose_k.projected_dims_for_mean(model, sequences, k)
+        assert sum(dims) <= k * len(dims)
+        more = [choose_k.choose_projected_dims(cumulative, mass) for mass in cumulative.mean(1).flatten()]
+        assert sum(dims) == max(sum(other) for other in more if sum(other) <= k * len(dims))
+        assert dims in more, "not the same part of the mass in each layer"
+        differ += len(set(dims)) > 1
+    assert differ > N / 2
+    with pytest.raises(ValueError, match="`k` must be from 2 to"):
+        choose_k.projected_dims_for_mean(model, sequences, 1)
+
+
 def test_projected_dims_are_such_as_poolings_take():
     model = transformers.AutoModel.from_config(CONFIGS["bert"])
     for layer in model.encoder.layer:

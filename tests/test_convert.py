@@ -428,6 +428,11 @@ def test_projected_dim_auto_is_chosen_by_the_spectrum(tmp_path):
     script.main(["--model_name_or_path", str(folder), "--output_dir", str(tmp_path / "python"), *options[:2]])
     assert len(AutoConfig.from_pretrained(tmp_path / "python").projected_dim) == len(wanted)
 
+    options.insert(2, str(sum(wanted) // 4))
+    script.main(["--model_name_or_path", str(folder), "--output_dir", str(tmp_path / "half"), *options])
+    half = choose_k.projected_dims_for_mean(source, sequences, sum(wanted) // 4)
+    assert AutoConfig.from_pretrained(tmp_path / "half").projected_dim == half and max(half) < max(wanted)
+
 
 def test_a_folder_that_holds_a_model_is_left_alone(tmp_path):
     folder = write_source(make_source("BertModel"), tmp_path / "source")
@@ -444,8 +449,9 @@ def test_a_folder_that_holds_a_model_is_left_alone(tmp_path):
     "options, message",
     [
         (["--projected_dim", str(N + 1)], rf"`projected_dim`.*\({N}\).*{N + 1}"),
-        (["--projected_dim", "many"], "--projected_dim many: give a number, one a layer, or auto"),
-        (["--projected_dim", "auto", "5"], "--projected_dim auto 5: give a number, one a layer, or auto"),
+        (["--projected_dim", "many"], "--projected_dim many: give a number, one a layer, auto, or auto and a number"),
+        (["--projected_dim", "auto", "5", "6"], "--projected_dim auto 5 6: give a number, one a layer, auto, or auto and a number"),
+        (["--projected_dim", "auto", str(N + 1)], rf"`k` must be from 2 to the {N} tokens of the sequences, got {N + 1}"),
         (["--projected_dim", str(K), "--train_file", "text.txt"], "--train_file is for --projected_dim auto"),
         (["--projected_dim", "auto", "--train_file", "text.txt"], "there is no file text.txt"),
         (["--projected_dim", str(K), "--tokenizer_name", "nowhere"], "tokenizer of nowhere"),
