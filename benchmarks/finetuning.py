@@ -77,7 +77,9 @@ def parse_arguments():
         choices=("original", *PROJECTION_TYPES),
         help="The original as it is, or the Linformer with this projection.",
     )
-    parser.add_argument("--projected_dims", nargs="+", type=int, default=[128], help="k of the Linformers.")
+    parser.add_argument(
+        "--projected_dims", nargs="+", default=["128"], help="k of the Linformers, or one a layer, as in 32,48,48,32,16,16."
+    )
     parser.add_argument("--convert", default="before", choices=("before", "after"), help="Before fine-tuning, or after it.")
     parser.add_argument(
         "--adapted_name_or_path", help="The Linformers' weights without the head, of run_adaptation.py; else the original's."
@@ -124,9 +126,10 @@ def save_start(task, model, n, k, seed, name_or_path, adapted, folder):
     if model == "original":
         n = min(n, original.config.max_position_embeddings)
     else:
-        original = convert_to_linformer(original, projected_dim=k, max_position_embeddings=n, projection_type=model)
+        dims = k if isinstance(k, int) else [int(of_layer) for of_layer in k.split(",")]
+        sizes = {"projected_dim": dims, "projection_type": model, "max_position_embeddings": n}
+        original = convert_to_linformer(original, **sizes)
     if adapted is not None:
-        sizes = {"projected_dim": k, "projection_type": model, "max_position_embeddings": n}
         body = LinformerModel.from_pretrained(adapted, add_pooling_layer=False, **sizes)
         original.base_model.load_state_dict(body.state_dict())
     tokenizer.model_max_length = n
@@ -194,7 +197,8 @@ def main():
         else:
             if args.adapted_name_or_path is not None:
                 common["adapted"] = args.adapted_name_or_path
-            linformers += [common | {"k": k, "converted": args.convert} for k in args.projected_dims]
+            dims = [int(k) if k.isdecimal() else k for k in args.projected_dims]
+            linformers += [common | {"k": k, "converted": args.convert} for k in dims]
     for wanted in (originals, linformers):  # what is converted after fine-tuning needs the original's run
         results = run_missing(wanted, partial(run, args), args.output_dir / "results.jsonl", args.jobs)
     table = make_table(results)
