@@ -37,6 +37,7 @@ from pathlib import Path
 from datasets import load_dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
+from configuration_linformer import LinformerConfig
 from configuration_linformer.configuration_linformer import PROJECTION_TYPES
 from convert_to_linformer import convert_to_linformer
 from modeling_linformer import LinformerModel
@@ -127,7 +128,8 @@ def save_start(task, model, n, k, seed, name_or_path, adapted, folder):
         n = min(n, original.config.max_position_embeddings)
     else:
         dims = k if isinstance(k, int) else [int(of_layer) for of_layer in k.split(",")]
-        sizes = {"projected_dim": dims, "projection_type": model, "max_position_embeddings": n}
+        positions = n if adapted is None else LinformerConfig.from_pretrained(adapted).max_position_embeddings
+        sizes = {"projected_dim": dims, "projection_type": model, "max_position_embeddings": positions}
         original = convert_to_linformer(original, **sizes)
     if adapted is not None:
         body = LinformerModel.from_pretrained(adapted, add_pooling_layer=False, **sizes)
