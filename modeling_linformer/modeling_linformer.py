@@ -618,6 +618,7 @@ def in_row_blocks(forward, seq_length, chunk_size, output=None):
         if output is None or output.dtype != block.dtype:
             output = block.new_empty(block.shape[0], seq_length, block.shape[2])
         output[:, rows] = block
+        del block  # or it would be there beside all of the next one
     return output
 
 
