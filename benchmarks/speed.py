@@ -412,6 +412,7 @@ def plot(args, results, key, label, path):
             ours = name.startswith("linformer")
             axes.plot(
                 *zip(*((n, value * scale) for n, value in points)),
+                color=f"C{index}",  # the same in both plots
                 marker="osD^v<>PX*"[index % 10],
                 linestyle="-" if ours else "--",
                 linewidth=2 if ours else 1,
