@@ -181,6 +181,13 @@ def choose_projected_dims(cumulative, mass):
     return smallest_k(cumulative.mean(1), mass).clamp(min=2).tolist()  # poolings take no 1
 
 
+def affordable_mass(cumulative, k):
+    """The greatest mass whose `choose_projected_dims` are k on average, or less."""
+    masses = sorted(cumulative.mean(1).flatten().tolist())  # at each of them a layer needs just that many k
+    affordable = bisect_right(masses, k, key=lambda mass: fmean(choose_projected_dims(cumulative, mass)))
+    return masses[affordable - 1]
+
+
 def projected_dims_for_mass(model, sequences, mass=0.9):
     """
     A `projected_dim` for `LinformerConfig`: for each layer the least k, from 2 to n, that keeps this part of the mass.
@@ -211,9 +218,7 @@ def projected_dims_for_mean(model, sequences, k):
     if not 2 <= k <= n:
         raise ValueError(f"`k` must be from 2 to the {n} tokens of the sequences, got {k}.")
     cumulative = spectrum(model, sequences)
-    masses = sorted(cumulative.mean(1).flatten().tolist())  # at each of them a layer needs just that many k
-    affordable = bisect_right(masses, k, key=lambda mass: fmean(choose_projected_dims(cumulative, mass)))
-    return choose_projected_dims(cumulative, masses[affordable - 1])
+    return choose_projected_dims(cumulative, affordable_mass(cumulative, k))
 
 
 # Tables and plots

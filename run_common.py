@@ -138,6 +138,9 @@ class DataArguments:
         default=None, metadata={"help": "A dataset on the Hub, or a folder laid out like one."}
     )
     dataset_config_name: str | None = field(default=None, metadata={"help": "The dataset's configuration."})
+    text_column: list[str] | None = field(
+        default=None, metadata={"help": "The column of the text, or the two of a pair. By default it is found."}
+    )
     train_file: str | None = field(default=None, metadata={"help": "A file to train on."})
     validation_file: str | None = field(default=None, metadata={"help": "A file to evaluate on, of the same type."})
     validation_split_percentage: int = field(
@@ -157,6 +160,10 @@ class DataArguments:
     overwrite_cache: bool = field(default=False, metadata={"help": "Tokenize again, whatever lies in the cache."})
 
     def __post_init__(self):
+        if isinstance(self.text_column, str):  # from Python, or a file of arguments
+            self.text_column = [self.text_column]
+        if self.text_column is not None and len(self.text_column) > 2:
+            raise BadInput(f"--text_column takes one column, or two for a pair, not {len(self.text_column)}.")
         if not 0 < self.validation_split_percentage < 100:
             raise BadInput(f"--validation_split_percentage is {self.validation_split_percentage}; it must be 1 to 99.")
         for name in ("max_train_samples", "max_eval_samples"):
@@ -215,6 +222,13 @@ def load_raw_datasets(data_args, model_args, files, types, streaming=False):
         return load_dataset(FORMATS[suffix], data_files=data_files, **options)
     except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
         raise BadInput(f"{', '.join(files.values())} cannot be read: {first_line(error.__cause__ or error)}") from error
+
+
+def check_columns(split, found, text_columns):
+    """Refuses columns that a split, which has those that were found, does not have."""
+    for column in text_columns:
+        if column not in found:
+            raise BadInput(f"--text_column {column}: the {split} data has only {', '.join(found)}.")
 
 
 def split_off_validation(train, percentage, seed):

@@ -86,10 +86,6 @@ class TaskArguments(DataArguments):
 
     task_name: str | None = field(default=None, metadata={"help": f"A task of GLUE: {', '.join(GLUE_TASKS)}."})
     test_file: str | None = field(default=None, metadata={"help": "A file to predict, of the same type."})
-    text_column: list[str] | None = field(
-        default=None,
-        metadata={"help": "The column of the text, or the two of a pair. By default all columns of text, if at most two."},
-    )
     label_column: str = field(default="label", metadata={"help": "The column of the labels."})
     problem_type: str | None = field(
         default=None,
@@ -109,8 +105,6 @@ class TaskArguments(DataArguments):
                 close = difflib.get_close_matches(self.task_name, GLUE_TASKS, n=1)
                 hint = f" Did you mean {close[0]}?" if close else ""
                 raise BadInput(f"--task_name {self.task_name} is none of {', '.join(GLUE_TASKS)}.{hint}")
-        if self.text_column is not None and len(self.text_column) > 2:
-            raise BadInput(f"--text_column takes one column, or two for a pair, not {len(self.text_column)}.")
         if self.max_predict_samples is not None and self.max_predict_samples < 1:
             raise BadInput(f"--max_predict_samples is {self.max_predict_samples}; it must be at least 1.")
 
@@ -193,15 +187,12 @@ def add_diagnostic_set(raw, data_args, model_args):
 
 
 def find_text_columns(raw, data_args):
-    """The columns that hold the text, one or two."""
+    """The columns that hold the text, one or two: by default all columns of text."""
     if data_args.task_name is not None:
         return GLUE_TASKS[data_args.task_name][0]
-    for split in raw:
-        columns = raw[split].column_names
-        for column in data_args.text_column or ():
-            if column not in columns:
-                raise BadInput(f"--text_column {column}: the {split} data has only {', '.join(columns)}.")
     if data_args.text_column is not None:
+        for split in raw:
+            run_common.check_columns(split, raw[split].column_names, data_args.text_column)
         return tuple(data_args.text_column)
     features = next(iter(raw.values())).features
     found = [

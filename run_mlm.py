@@ -83,17 +83,13 @@ class TextArguments(DataArguments):
             " arguments change its settings."
         },
     )
-    text_column: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "The column that holds the text, by default `text`, or else the first one; or two columns of pairs, which"
-            " need --line_by_line."
-        },
-    )
     mlm_probability: float = field(default=0.15, metadata={"help": "The part of the tokens to predict."})
     line_by_line: bool = field(
         default=False,
-        metadata={"help": "Whether each text (line) is a sequence of its own. By default they are packed one after another."},
+        metadata={
+            "help": "Whether each text (line) is a sequence of its own, as pairs must be. By default they are packed one after"
+            " another."
+        },
     )
     streaming: bool = field(
         default=False, metadata={"help": "Read the data while training instead of before it. Needs --max_steps."}
@@ -107,19 +103,15 @@ class TextArguments(DataArguments):
         super().__post_init__()
         if not 0 < self.mlm_probability <= 1:
             raise BadInput(f"--mlm_probability is {self.mlm_probability}; it must be above 0 and at most 1.")
-        if isinstance(self.text_column, str):  # from Python, or a file of arguments
-            self.text_column = [self.text_column]
-        if self.text_column is not None and len(self.text_column) > 2:
-            raise BadInput(f"--text_column takes one column, or two for a pair, not {len(self.text_column)}.")
-        if self.text_column is not None and len(self.text_column) == 2 and not self.line_by_line:
+        if len(self.columns) == 2 and not self.line_by_line:
             raise BadInput(f"--text_column {' '.join(self.text_column)}: pairs are not packed; give --line_by_line too.")
         if self.sequence_parallel_size < 1:
             raise BadInput(f"--sequence_parallel_size is {self.sequence_parallel_size}; it must be at least 1.")
 
     @property
     def columns(self):
-        """What the columns of text are called from here on."""
-        return ["text", "text_pair"][: len(self.text_column or [""])]
+        """What the columns of text are called, once they are loaded."""
+        return self.text_column if self.text_column is not None and len(self.text_column) == 2 else ["text"]
 
 
 # Text
@@ -165,17 +157,16 @@ def load_texts(data_args, model_args, training_args):
     for split in raw:
         columns = raw[split].column_names or list(next(iter(raw[split])))
         text_columns = data_args.text_column or ["text" if "text" in columns else columns[0]]
+        run_common.check_columns(split, columns, text_columns)
         for text_column in text_columns:
-            if text_column not in columns:
-                raise BadInput(f"--text_column {text_column}: the {split} data has only {', '.join(columns)}.")
             feature = (raw[split].features or {}).get(text_column)
             if feature is not None and feature.dtype not in ("string", "large_string"):
                 raise BadInput(
                     f"--text_column: {text_column} holds {feature.dtype}, not text. Columns: {', '.join(columns)}."
                 )
-        names = dict(zip(text_columns, data_args.columns, strict=True))
         raw[split] = raw[split].select_columns(text_columns)
-        raw[split] = raw[split].rename_columns({column: name for column, name in names.items() if column != name})
+        if data_args.columns == ["text"] != text_columns:
+            raw[split] = raw[split].rename_column(text_columns[0], "text")
 
     if "validation" not in raw and "train" in raw and (training_args.do_eval or not data_args.streaming):
         percentage = data_args.validation_split_percentage

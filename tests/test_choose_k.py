@@ -111,15 +111,15 @@ def test_projected_dims_for_mean_keep_as_much_as_it_affords():
         torch.nn.init.normal_(layer.attention.self.query.weight, std=scale)
     sequences = torch.randint(3, 300, (2, N))
     cumulative = choose_k.spectrum(model, sequences)
+    possible = [choose_k.choose_projected_dims(cumulative, mass) for mass in cumulative.mean(1).flatten()]
     differ = 0
     for k in range(2, N + 1):
-        dims = choose_k.projected_dims_for_mean(model, sequences, k)
-        assert sum(dims) <= k * len(dims)
-        more = [choose_k.choose_projected_dims(cumulative, mass) for mass in cumulative.mean(1).flatten()]
-        assert sum(dims) == max(sum(other) for other in more if sum(other) <= k * len(dims))
-        assert dims in more, "not the same part of the mass in each layer"
+        dims = choose_k.choose_projected_dims(cumulative, choose_k.affordable_mass(cumulative, k))
+        assert dims in possible, "not the same part of the mass in each layer"
+        assert sum(dims) == max(sum(other) for other in possible if sum(other) <= k * len(dims))
         differ += len(set(dims)) > 1
     assert differ > N / 2
+    assert choose_k.projected_dims_for_mean(model, sequences, N) == dims
     with pytest.raises(ValueError, match="`k` must be from 2 to"):
         choose_k.projected_dims_for_mean(model, sequences, 1)
 

@@ -284,12 +284,12 @@ def test_packing_keeps_every_token_and_special_ones_at_the_ends_only(tokenizer):
 def test_pairs(streaming, tmp_path):
     """Both texts are read, in the order of the columns that were named, with their token types; half a pair is none."""
     path = tmp_path / "pairs.jsonl"
-    pairs = [{"id": 0, "b": "d e", "a": "c"}, {"id": 1, "b": " ", "a": "c"}, {"id": 2, "b": "c", "a": "d d d d"}]
+    pairs = [{"text": "d e", "a": "c", "id": 0}, {"text": " ", "a": "c", "id": 1}, {"text": "c", "a": "d d d d", "id": 2}]
     path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
     names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "c", "d", "e"]
     bert = BertTokenizer(vocab={name: i for i, name in enumerate(names)}, model_max_length=8)
     data_args = run_mlm.TextArguments(
-        validation_file=str(path), text_column=["a", "b"], line_by_line=True, streaming=streaming
+        validation_file=str(path), text_column=["a", "text"], line_by_line=True, streaming=streaming
     )
     training_args = TrainingArguments(output_dir=tmp_path, report_to="none")
     texts = run_mlm.load_texts(data_args, run_common.ModelArguments(), training_args)["validation"]
