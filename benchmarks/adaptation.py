@@ -53,6 +53,9 @@ def parse_arguments():
     parser.add_argument("--other_dataset_name", help="Text to judge by alone.")
     parser.add_argument("--projection_types", nargs="+", default=["attention_pool"], choices=PROJECTION_TYPES)
     parser.add_argument("--projected_dims", nargs="+", type=int, default=[256, 128, 64], help="k.")
+    parser.add_argument(
+        "--read_at", nargs="+", type=int, help="k that the adapted models of poolings are judged at; else --projected_dims."
+    )
     parser.add_argument("--tokens", nargs="+", type=int, default=[0, 500_000, 2_000_000], help="Tokens to adapt on.")
     parser.add_argument("--max_seq_length", type=int, default=512, help="n.")
     parser.add_argument("--max_samples", type=int, default=32, help="Held-out sequences of n tokens of each text.")
@@ -94,7 +97,7 @@ class Adaptation:
             arguments += ["--save_strategy", "no", "--report_to", "none", "--output_dir", folder / "adapted"]
             run_script("run_adaptation.py", arguments, folder, args.jobs)
         result = {}
-        for read_at in args.projected_dims if tokens and not student.config.has_learned_projection else [k]:
+        for read_at in args.read_at or args.projected_dims if tokens and not student.config.has_learned_projection else [k]:
             student = LinformerModel.from_pretrained(folder / "adapted", projected_dim=read_at) if tokens else student
             for name, sequences in self.sequences.items():
                 hidden = choose_k.last_hidden_states(student.eval(), sequences, f"{projection_type}, k = {read_at}")
@@ -105,13 +108,12 @@ class Adaptation:
 def make_table(results, args):
     rows = []
     for result in sorted(results, key=lambda result: (result["projection_type"], -result["k"], result["tokens"])):
-        for read_at in args.projected_dims:
+        for read_at in sorted({int(name.split("-")[1]) for name in result["closeness"]}, reverse=True):
             row = [result["projection_type"], f"{result['tokens'] / 1e6:g} M", result["k"], read_at]
             for name in ("same", "other"):
                 measures = result["closeness"].get(f"{name}-{read_at}", {})
                 row += [f"{mean:.3f} ± {std:.3f}" for mean, std in measures.values()]
-            if len(row) > 4:
-                rows.append(row)
+            rows.append(row)
     header = ["projection", "tokens", "k", "read at k", "per token", "per document"]
     header += ["other text, per token", "per document"] if args.other_dataset_name else []
     return markdown_table(header, rows)
