@@ -37,14 +37,13 @@ from huggingface_hub import ModelCardData
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.activations import ACT2FN
-from transformers.utils import cached_file
 
 import modeling_linformer
 import run_common
 from configuration_linformer import LinformerConfig
 from configuration_linformer.configuration_linformer import PROJECTION_SHARINGS, PROJECTION_TYPES
 from modeling_linformer.modeling_linformer import LinformerLinearProjection
-from run_common import BadInput, first_line, longest_input
+from run_common import BadInput, first_line, longest_input, transformer_subfolder
 
 
 logger = transformers.utils.logging.get_logger("transformers.convert_to_linformer")
@@ -268,25 +267,6 @@ def carried_fields(config):
         if hasattr(config, source_name):
             fields[name] = getattr(config, source_name)
     return fields
-
-
-def transformer_subfolder(name, **hub):
-    """Where in a folder or repository of sentence-transformers the transformer is; "" for all others."""
-    hub = {key: value for key, value in hub.items() if key in ("cache_dir", "revision", "token", "local_files_only")}
-    path = cached_file(
-        name,
-        "modules.json",
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        **hub,
-    )
-    if path is None:
-        return ""
-    for module in json.loads(Path(path).read_text(encoding="utf-8")):
-        if module["type"].endswith(".Transformer"):
-            return module["path"]
-    raise ValueError(f"{path} names no module of the type Transformer, so there are no weights to convert.")
 
 
 def load_source(name, config, class_name, hub):

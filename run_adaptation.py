@@ -125,6 +125,7 @@ def load_student(config, model_args, hub):
 
 def load_teacher(config, model_args, hub):
     try:
+        hub = hub | {"subfolder": run_common.transformer_subfolder(model_args.teacher_name_or_path, **hub)}
         teacher = AutoModel.from_pretrained(model_args.teacher_name_or_path, **hub)
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise BadInput(f"--teacher_name_or_path {model_args.teacher_name_or_path}: {first_line(error)}") from error

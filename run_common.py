@@ -40,6 +40,7 @@ from transformers import (
     RobertaTokenizer,
     Trainer,
 )
+from transformers.utils import cached_file
 
 import modeling_linformer  # noqa: F401  (registers the Linformer with the Auto classes)
 
@@ -268,6 +269,25 @@ def parse_overrides(text, allowed):
     return overrides
 
 
+def transformer_subfolder(name, **hub):
+    """Where in a folder or repository of sentence-transformers the transformer is; "" for all others."""
+    hub = {key: value for key, value in hub.items() if key in ("cache_dir", "revision", "token", "local_files_only")}
+    path = cached_file(
+        name,
+        "modules.json",
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        **hub,
+    )
+    if path is None:
+        return ""
+    for module in json.loads(Path(path).read_text(encoding="utf-8")):
+        if module["type"].endswith(".Transformer"):
+            return module["path"]
+    raise ValueError(f"{path} names no module of the type Transformer, so there are no weights to convert.")
+
+
 def load_config(model_args):
     """The configuration of the model to train, but for the size of a vocabulary yet to be trained."""
     hub = {
@@ -282,6 +302,7 @@ def load_config(model_args):
         if name.count("/") > 1 and not os.path.exists(name):  # no name on the Hub
             raise BadInput(f"--{argument} {name}: there is no such folder.")
         try:
+            hub["subfolder"] = transformer_subfolder(name, **hub)
             config = AutoConfig.from_pretrained(name, **hub)
         except (OSError, ValueError) as error:
             raise BadInput(f"--{argument} {name}: {first_line(error)}") from error
@@ -329,6 +350,8 @@ def load_tokenizer(checkpoint, texts, config, model_args, training_args, hub):
                 tokenizer.save_pretrained(training_args.output_dir)
                 return tokenizer
         return RobertaTokenizer.from_pretrained(training_args.output_dir)
+    if name is None or model_args.tokenizer_name is not None:
+        hub = hub | {"subfolder": ""}  # which is the model's
     return pretrained_tokenizer(name or checkpoint, use_fast=model_args.use_fast_tokenizer, **hub)
 
 

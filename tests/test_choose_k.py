@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import shutil
 import sys
 
 import matplotlib.figure
@@ -241,6 +242,18 @@ def test_text_is_read_in_order_and_from_the_validation_set(models, tmp_path):
     assert sequences.shape == (5, N)
     read = "".join(tokenizer.batch_decode(sequences, skip_special_tokens=True))
     assert "".join(f"another text {number}" for number in range(200)).startswith(read) and "text 5" in read
+
+
+def test_a_folder_of_sentence_transformers(models, text_file, tmp_path):
+    """Model and tokenizer lie in a folder below, as `modules.json` says."""
+    shutil.copytree(models / "bert", tmp_path / "sentences" / "0_Transformer")
+    modules = [{"path": "0_Transformer", "type": "sentence_transformers.models.Transformer"}]
+    (tmp_path / "sentences" / "modules.json").write_text(json.dumps(modules))
+    measured = []
+    for model in (models / "bert", tmp_path / "sentences"):
+        choose_k.main(arguments(model, text_file, tmp_path / "out", "--projected_dims", "8"))
+        measured.append(json.loads((tmp_path / "out" / "choose_k.json").read_text())["closeness"])
+    assert measured[0] == measured[1]
 
 
 @pytest.mark.parametrize(

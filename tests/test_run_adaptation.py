@@ -1,6 +1,7 @@
 """run_adaptation.py as a user runs it: the student comes closer to its teacher, whatever the batch or the processes."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -148,6 +149,16 @@ def test_pairs(pair, tmp_path):
     run_adaptation.main(arguments(pair, tmp_path / "out", *more, "--eval_on_start", "--eval_strategy=steps"))
     history = [entry for entry in read(tmp_path / "out", "trainer_state.json")["log_history"] if "eval_loss" in entry]
     assert history[-1]["eval_loss"] < history[0]["eval_loss"] / 2
+
+
+def test_a_teacher_of_sentence_transformers(pair, tmp_path):
+    shutil.copytree(pair / "teacher", tmp_path / "0_Transformer")
+    modules = [{"path": "0_Transformer", "type": "sentence_transformers.models.Transformer"}]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    model_args = run_adaptation.AdaptationArguments(teacher_name_or_path=str(tmp_path))
+    teacher = run_adaptation.load_teacher(BertConfig.from_pretrained(pair / "teacher"), model_args, {})
+    wanted = BertModel.from_pretrained(pair / "teacher").embeddings.word_embeddings.weight
+    assert torch.equal(teacher.embeddings.word_embeddings.weight, wanted)
 
 
 @pytest.mark.parametrize("per_sequence", [1, 2], ids=["data parallel", "sequence parallel"])
