@@ -143,7 +143,7 @@ def save_start(task, model, n, k, seed, name_or_path, adapted, folder):
 def run(args, task, model, n, k, seed, converted, arguments, adapted=None):
     """One fine-tuning, or the judgement of one: what is measured, its value after the last step, times and memory."""
     runs = args.output_dir / "runs"
-    names = (task, model, n, k, converted, seed) + (() if adapted is None else (Path(adapted).name,))
+    names = (task, model, n, k, converted, seed) + (() if adapted is None else Path(adapted).parts[-2:])
     folder = runs / "-".join(map(str, names))
     start = args.model_name_or_path
     if converted == "after":
