@@ -285,7 +285,7 @@ def transformer_subfolder(name, **hub):
     for module in json.loads(Path(path).read_text(encoding="utf-8")):
         if module["type"].endswith(".Transformer"):
             return module["path"]
-    raise ValueError(f"{path} names no module of the type Transformer, so there are no weights to convert.")
+    raise ValueError(f"{path} names no module of the type Transformer, so there are no weights to load.")
 
 
 def load_config(model_args):
