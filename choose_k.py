@@ -27,18 +27,17 @@ for another: what is not well above that is not close.
 Mass (spectrum.png): the sum of the k largest singular values of a softmax matrix P (n x n) over the sum of all n, then
 the mean of that over the sequences, and over a layer's heads where one number stands for the layer. It is figure 1 of
 the paper (https://arxiv.org/abs/2006.04768), and belongs to the best matrix of rank k. Projecting keys and values gives
-another one, so the mass is a guide to k, and the closeness what conversion really keeps.
+another one, so the mass is a guide to k, and the closeness what conversion really keeps. (A k for each layer in proportion
+to its mass was tried: without blocks it keeps a little more than one k for all, with blocks a little less.)
 
 The tables are in choose_k.md, and all numbers in choose_k.json.
 """
 
 import importlib.util
 import json
-from bisect import bisect_right
 from dataclasses import dataclass, field, fields
 from itertools import islice, product
 from pathlib import Path
-from statistics import fmean
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -73,7 +72,10 @@ class ChoiceArguments:
     max_seq_length: int | None = field(default=None, metadata={"help": "n: by default the model's longest input."})
     max_samples: int = field(default=32, metadata={"help": "How many sequences of n tokens to read, at least 2."})
     projected_dims: list[int] | None = field(
-        default=None, metadata={"help": "Each k to try: by default the six largest powers of two up to n."}
+        default=None, metadata={"help": "Each k to try: by default the four largest powers of two up to a quarter of n."}
+    )
+    block_sizes: list[int] = field(
+        default_factory=lambda: [0, 128], metadata={"help": "Each block size to try; 0 is for no blocks."}
     )
     projection_types: list[str] = field(
         default_factory=lambda: ["attention_pool"], metadata={"help": "How n rows become k.", "choices": PROJECTION_TYPES}
@@ -134,16 +136,21 @@ def closeness(hidden, original):
     return {name: [c.mean().item(), c.std().item()] for name, c in zip(MEASURES, cosines.T, strict=True)}
 
 
-def measure_closeness(model, sequences, projection_types, projected_dims):
-    """The `closeness` for each projection type and k, as a list of dictionaries, and that of two documents."""
+def measure_closeness(model, sequences, projection_types, projected_dims, block_sizes):
+    """The `closeness` for each projection type, k and block size, as a list of dictionaries, and that of two documents."""
     original = last_hidden_states(model, sequences, "original")
     rows = []
-    for projection_type, k in product(projection_types, projected_dims):
+    for projection_type, block_size, k in product(projection_types, block_sizes, projected_dims):
         linformer = convert_to_linformer.convert_to_linformer(
-            model, projected_dim=k, max_position_embeddings=sequences.shape[1], projection_type=projection_type
+            model,
+            projected_dim=k,
+            max_position_embeddings=sequences.shape[1],
+            block_size=block_size,
+            projection_type=projection_type,
         )
-        hidden = last_hidden_states(linformer, sequences, f"{projection_type}, k = {k}")
-        rows.append({"projection_type": projection_type, "k": k} | closeness(hidden, original))
+        hidden = last_hidden_states(linformer, sequences, f"{projection_type}, k = {k}, b = {block_size}")
+        row = {"projection_type": projection_type, "block_size": block_size, "k": k}
+        rows.append(row | closeness(hidden, original))
     return rows, closeness(original.roll(len(original) // 2, 0), original)  # neighbours may be of one text
 
 
@@ -176,62 +183,17 @@ def spectrum(model, sequences):
     return total / len(sequences)
 
 
-def choose_projected_dims(cumulative, mass):
-    """One k a layer, from the (layers, heads, n) of `spectrum`."""
-    return smallest_k(cumulative.mean(1), mass).clamp(min=2).tolist()  # poolings take no 1
-
-
-def affordable_mass(cumulative, k):
-    """The greatest mass whose `choose_projected_dims` are k on average, or less."""
-    masses = sorted(cumulative.mean(1).flatten().tolist())  # at each of them a layer needs just that many k
-    affordable = bisect_right(masses, k, key=lambda mass: fmean(choose_projected_dims(cumulative, mass)))
-    return masses[affordable - 1]
-
-
-def projected_dims_for_mass(model, sequences, mass=0.9):
-    """
-    A `projected_dim` for `LinformerConfig`: for each layer the least k, from 2 to n, that keeps this part of the mass.
-
-    For `attention_pool` it is worth having: of MiniLM-L6, untrained, on WikiText-2, these k (170 on average, 45 in the last
-    layer) kept 0.930 per token and 0.951 per document, 170 in all layers 0.921 and 0.939. For others it is a poor guide:
-    with `segment_pool` 0.850 and 0.791 against 0.888 and 0.890, with `mean_pool` 0.82 and 0.73 against 0.84 and 0.80.
-
-    Args:
-        model: a pretrained encoder with full attention, with or without a head. It is left as it was.
-        sequences (`torch.LongTensor` of shape `(samples, n)`): token ids, without padding, which would count.
-        mass (`float`): above 0 and at most 1.
-    """
-    return choose_projected_dims(spectrum(model, sequences), mass)
-
-
-def projected_dims_for_mean(model, sequences, k):
-    """
-    A `projected_dim` for `LinformerConfig` that costs no more than k in each layer: their mean is k, or a little less, and
-    each layer keeps the same part of the mass.
-
-    Args:
-        model: a pretrained encoder with full attention, with or without a head. It is left as it was.
-        sequences (`torch.LongTensor` of shape `(samples, n)`): token ids, without padding, which would count.
-        k (`int`): from 2 to n.
-    """
-    n = sequences.shape[1]
-    if not 2 <= k <= n:
-        raise ValueError(f"`k` must be from 2 to the {n} tokens of the sequences, got {k}.")
-    cumulative = spectrum(model, sequences)
-    return choose_projected_dims(cumulative, affordable_mass(cumulative, k))
-
-
 # Tables and plots
 
 
 def make_tables(rows, other, cumulative, mass):
     n = cumulative.shape[-1]
-    rows = [*rows, {"projection_type": "(another document)", "k": ""} | other]
+    rows = [*rows, {"projection_type": "(another document)", "block_size": "", "k": ""} | other]
     cosines = [
-        [row["projection_type"], row["k"], *(f"{mean:.3f} ± {std:.3f}" for mean, std in map(row.get, MEASURES))]
+        [row["projection_type"], row["block_size"], row["k"], *(f"{mean:.3f} ± {std:.3f}" for mean, std in map(row.get, MEASURES))]
         for row in rows
     ]
-    ks, of_heads = choose_projected_dims(cumulative, mass), smallest_k(cumulative, mass).tolist()
+    ks, of_heads = (smallest_k(each, mass).tolist() for each in (cumulative.mean(1), cumulative))
     at_quarter = cumulative[..., n // 4 - 1].mean(1)
     layers = [
         [layer, k, min(of_heads[layer]), max(of_heads[layer]), f"{at_quarter[layer]:.3f}"] for layer, k in enumerate(ks)
@@ -239,7 +201,7 @@ def make_tables(rows, other, cumulative, mass):
     return "\n\n".join(
         [
             "Cosine with the original's last hidden states, untrained: mean ± standard deviation over documents",
-            markdown_table(["projection", "k", "per token", "per document"], cosines),
+            markdown_table(["projection", "block size", "k", "per token", "per document"], cosines),
             f"The k that keeps {mass:g} of the mass of the singular values, of n = {n}",
             markdown_table(["layer", "k", "least of a head", "greatest of a head", f"mass at n/4 = {n // 4}"], layers),
         ]
@@ -251,17 +213,18 @@ def plot_closeness(rows, other, n, path):
 
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     axes = figure.subplots()
-    projection_types = list(dict.fromkeys(row["projection_type"] for row in rows))
-    looks = (("black", "o"), ("#0072b2", "s"), ("#d55e00", "D"), ("#999999", "^"))
+    kinds = list(dict.fromkeys((row["projection_type"], row["block_size"]) for row in rows))
+    colors, markers = ("black", "#0072b2", "#d55e00", "#999999", "#009e73", "#cc79a7"), "osD^vP"
     ticks = sorted({row["k"] for row in rows})
     for measure, line, fill in zip(MEASURES, ("-", "--"), ("full", "none"), strict=True):
         name = measure.replace("_", " ")
-        for place, (projection_type, (color, marker)) in enumerate(zip(projection_types, looks, strict=False)):
-            points = {row["k"]: row[measure] for row in rows if row["projection_type"] == projection_type}
-            ks = [k * 1.03**place for k in ticks]  # side by side, as some types agree
+        for place, kind in enumerate(kinds):
+            points = {row["k"]: row[measure] for row in rows if (row["projection_type"], row["block_size"]) == kind}
+            ks = [k * 1.03**place for k in ticks]  # side by side, as some agree
             means, spreads = zip(*(points[k] for k in ticks), strict=True)
-            look = {"color": color, "marker": marker, "fillstyle": fill, "linestyle": line, "capsize": 3}
-            axes.errorbar(ks, means, spreads, label=f"{projection_type}, {name}", **look)
+            look = {"color": colors[place % 6], "marker": markers[place % 6], "fillstyle": fill, "linestyle": line, "capsize": 3}
+            label = f"{kind[0]}, {f'blocks of {kind[1]}' if kind[1] else 'no blocks'}, {name}"
+            axes.errorbar(ks, means, spreads, label=label, **look)
         look = {"color": "grey", "linewidth": 1, "linestyle": line}
         axes.errorbar(ticks, [other[measure][0]] * len(ticks), label=f"another document, {name}", **look)
     axes.set_xscale("log", base=2)
@@ -314,9 +277,12 @@ def main(argv):
     try:
         convert_to_linformer.check_encoder(config)
         n = run_common.find_max_seq_length(data_args, config, tokenizer)
-        projected_dims = args.projected_dims or [2**power for power in range(1, n.bit_length())][-6:]
-        for k, projection_type in product(projected_dims, args.projection_types):
-            LinformerConfig(max_position_embeddings=n, projected_dim=k, projection_type=projection_type)
+        projected_dims = args.projected_dims or [2**power for power in range(1, (n // 4).bit_length())][-4:]
+        choices = (projected_dims, args.projection_types, args.block_sizes)
+        for k, projection_type, block_size in product(*choices):
+            LinformerConfig(
+                max_position_embeddings=n, projected_dim=k, projection_type=projection_type, block_size=block_size
+            )
     except (ValueError, StrictDataclassError) as error:
         raise BadInput(" ".join(str(error).split())) from error
     sequences = load_sequences(data_args, model_args, training_args, tokenizer, n, args.max_samples)
@@ -327,7 +293,7 @@ def main(argv):
     except OSError as error:
         raise BadInput(f"--output_dir {folder}: {error.strerror}. Name another folder.") from error
 
-    rows, other = measure_closeness(model, sequences, args.projection_types, projected_dims)
+    rows, other = measure_closeness(model, sequences, args.projection_types, projected_dims, args.block_sizes)
     cumulative = spectrum(model, sequences)
 
     numbers = {
@@ -337,7 +303,7 @@ def main(argv):
         "closeness": rows,
         "closeness_of_another_document": other,
         "mass": args.mass,
-        "projected_dims": choose_projected_dims(cumulative, args.mass),
+        "smallest_k_by_layer": smallest_k(cumulative.mean(1), args.mass).tolist(),
         "cumulative_by_layer": cumulative.mean(1).tolist(),
         "cumulative_at_quarter_by_head": cumulative[..., n // 4 - 1].tolist(),
     }

@@ -20,7 +20,8 @@ Turn a pretrained BERT, RoBERTa, XLM-RoBERTa, CamemBERT or DistilBERT, or a Linf
     python convert_to_linformer.py --model_name_or_path checkpoint_best.pt --output_dir from-fairseq
     python convert_to_linformer.py --help
 
-All weights are kept, head and tokenizer too; only E and F, the projections along the sequence, are new.
+All weights are kept, head and tokenizer too; only E and F, the projections along the sequence, are new. By default a token
+attends exactly to its own block of 128 tokens, and to 64 pooled rows of the whole input.
 """
 
 import argparse
@@ -42,7 +43,7 @@ import modeling_linformer
 import run_common
 from configuration_linformer import LinformerConfig
 from configuration_linformer.configuration_linformer import PROJECTION_SHARINGS, PROJECTION_TYPES
-from modeling_linformer.modeling_linformer import LinformerLinearProjection
+from modeling_linformer.projections import LinformerLinearProjection
 from run_common import BadInput, first_line, longest_input, transformer_subfolder
 
 
@@ -148,8 +149,9 @@ DISTILBERT_FIELDS = {
 
 def convert_to_linformer(
     model_or_name,
-    projected_dim=256,
+    projected_dim=64,
     max_position_embeddings=None,
+    block_size=None,
     projection_type="attention_pool",
     projection_sharing="layerwise",
     encoder_only=False,
@@ -158,14 +160,18 @@ def convert_to_linformer(
     """
     The Linformer with the weights, the head and the dtype of a BERT, RoBERTa, XLM-RoBERTa, CamemBERT or DistilBERT.
 
-    With the poolings, inputs of at most k tokens get the original's outputs, so with k = n all do. Longer ones are
-    approximated: train further.
+    Inputs of at most `block_size` tokens get the original's outputs, and with the poolings those of at most k tokens do
+    too. Longer ones are approximated: train further.
 
     Args:
         model_or_name: the model, or the folder or Hub name of its checkpoint. Of a model of sentence-transformers, the
             transformer is taken.
         projected_dim (`int` or `list[int]`): k, or the k of each layer.
         max_position_embeddings (`int`, *optional*): n; by default the original's. Positions beyond those repeat them.
+        block_size (`int` or `list[int]`, *optional*): how many tokens attend to each other exactly, as in
+            `LinformerConfig`, or one number per layer; 0 for no blocks. By default 128, or the largest divisor of the
+            original's number of positions below that. Where positions repeat it has to be a divisor, so that the positions
+            within a block are consecutive ones.
         projection_type, projection_sharing: as in `LinformerConfig`. `linear` starts as mean pooling over k windows of
             the n positions, the first position alone, and `conv` as mean pooling over k equal windows.
         encoder_only (`bool`): leaves the head out, which gives a `LinformerModel`.
@@ -189,15 +195,25 @@ def convert_to_linformer(
     # All that may be refused is, before the weights are loaded
     check_encoder(config)
     target_class, names = find_names(config, class_name)
+    positions_of_source = longest_input(config)
     if max_position_embeddings is None:
-        max_position_embeddings = longest_input(config)
+        max_position_embeddings = positions_of_source
+    if block_size is None:
+        block_size = next(size for size in range(128, 0, -1) if positions_of_source % size == 0)
     target_config = LinformerConfig(
         **carried_fields(config),
         max_position_embeddings=max_position_embeddings,
         projected_dim=projected_dim,
         projection_type=projection_type,
         projection_sharing=projection_sharing,
+        block_size=block_size,
     )
+    if max_position_embeddings > positions_of_source and positions_of_source % target_config.block_multiple:
+        raise ValueError(
+            f"`block_size` is {block_size}, which does not divide the original's {positions_of_source} positions: those"
+            " beyond repeat them, and would start anew within a block. Choose a divisor, or 0."
+        )
+    set_far_token_limit(target_config, positions_of_source)
     if source is None:
         source = load_source(model_or_name, config, class_name, hub)
 
@@ -208,6 +224,13 @@ def convert_to_linformer(
     token_types = "linformer.embeddings.token_type_embeddings.weight"
     state.setdefault(token_types, torch.zeros(target_config.type_vocab_size, target_config.hidden_size))
     return make_linformer(target_class, target_config, state).to(source.device)
+
+
+def set_far_token_limit(config, positions_of_source):
+    """Lets a block's softmax count no more tokens than the original's ever did (it was never trained to sum over more)."""
+    if config.block_multiple > 1 and not config.has_learned_projection:
+        least = max(config.projected_dims)
+        config.far_token_limit = max(least, positions_of_source - max(config.block_sizes))
 
 
 def check_encoder(config):
@@ -311,8 +334,7 @@ def tile(rows, length):
 
 def mean_pooling_matrix(k, n):
     """E of shape (k, n) that averages n positions over the windows of `mean_pool`: the first position is alone."""
-    starts = 1 + torch.arange(k - 1) * (n - 1) // max(k - 1, 1)
-    window = torch.bucketize(torch.arange(n), starts, right=True)  # of each position
+    window = torch.cat([torch.zeros(1, dtype=torch.long), min(1, k - 1) + torch.arange(n - 1) * (k - 1) // max(n - 1, 1)])
     E = torch.nn.functional.one_hot(window, k).T.float()
     return E / E.sum(1, keepdim=True)
 
@@ -481,19 +503,17 @@ class ConversionArguments:
         metadata={"help": "The model to convert: a folder, a name on the Hub, or a .pt file of fairseq."}
     )
     output_dir: str = field(metadata={"help": "The folder to write to. One that holds a model already is left alone."})
-    projected_dim: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "k, by default 256; or one k a layer, as in 128 128 64 64 32 32; or `auto`: for each layer the k that"
-            " keeps 90 %% of the mass of its softmax matrices' singular values; or `auto 128`, if they are to be 128 on average."
-        },
-    )
-    train_file: str | None = field(
-        default=None,
-        metadata={"help": "The text to measure these on: .txt, .csv, .json or .jsonl. By default some that Python has."},
+    projected_dim: list[int] | None = field(
+        default=None, metadata={"help": "k, by default 64, or one k per layer, as in 128 128 64 64 32 32."}
     )
     max_position_embeddings: int | None = field(
         default=None, metadata={"help": "n, the longest input in tokens. By default the original's."}
+    )
+    block_size: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "How many tokens attend to each other exactly, by default 128; or one number per layer; 0 for no blocks."
+        },
     )
     projection_type: str | None = field(
         default=None, metadata={"help": "How n rows become k. By default attention_pool.", "choices": PROJECTION_TYPES}
@@ -567,6 +587,7 @@ converted by `convert_to_linformer.py` of transformers-linformer and not trained
 | class | `{class_name}` |
 | longest input, n | {config.max_position_embeddings} tokens |
 | projected rows, k | {config.projected_dim} |
+| block size | {config.block_size} tokens |
 | projection | `{config.projection_type}`, sharing `{config.projection_sharing}` |
 | dtype | {str(model.dtype).removeprefix("torch.")} |
 
@@ -594,53 +615,28 @@ def what_is_exact(config, source_positions):
             " fairseq's\nown attention reads the padding, so its outputs change with the amount; here they do not."
         )
     n, k = config.max_position_embeddings, min(config.projected_dims)
-    if not config.has_learned_projection or (config.projection_type == "conv" and k == n):
-        sentences = [f"Inputs of at most {k} tokens get the original's outputs, to rounding."]
-        if k < n:
-            sentences.append(
-                f"Longer ones are approximated: each of {k} projected rows then stands for several tokens."
-            )
-    elif k == n:
-        sentences = [f"Inputs of exactly {n} tokens get the original's outputs, to rounding; shorter ones do not."]
+    if config.projection_type == "conv" and k == n:
+        exact = n
     else:
-        sentences = [
-            f"No input gets exactly the original's outputs: each projected row stands for about {n // k} tokens."
-        ]
+        rows = [0] * config.num_hidden_layers if config.has_learned_projection else config.projected_dims
+        exact = min(map(max, config.block_sizes, rows))
+    sentences = []
+    if exact:
+        sentences.append(f"Inputs of at most {min(exact, n)} tokens get the original's outputs, to rounding.")
+    elif k == n:
+        sentences.append(f"Inputs of exactly {n} tokens get the original's outputs, to rounding; shorter ones do not.")
+    if exact < n and (exact or k < n):
+        sentences.append(
+            f"{'Longer' if exact else 'All'} inputs are approximated: what is not in a token's own block is read through"
+            f" {k} projected rows, each of which stands for several tokens."
+        )
     if n > source_positions:
         sentences.append(
-            f"The original has {source_positions} positions. Those behind repeat them, and saw no text yet."
+            f"The original has {source_positions} positions. The later ones repeat these, and were not trained there."
         )
-    if len(sentences) > 1 or k < n:
+    if len(sentences) > 1 or not exact:
         sentences.append("Train it further before you rely on it there, by masked language modeling or on your task.")
     return "\n".join(sentences)
-
-
-def read_projected_dim(values):
-    """
-    What --projected_dim says, as `convert_to_linformer` takes it, and whether it is `auto`: then it is the mean, or None.
-    """
-    values = values if isinstance(values, list) else [values]  # in a file of arguments it may be a number
-    is_auto = values[:1] == ["auto"]
-    try:
-        dims = [int(value) for value in values[is_auto:]]
-        if is_auto and len(dims) > 1:
-            raise ValueError
-    except ValueError as error:
-        given = " ".join(map(str, values))
-        raise BadInput(f"--projected_dim {given}: give a number, one a layer, auto, or auto and a number.") from error
-    return dims if len(dims) > 1 else next(iter(dims), None), is_auto
-
-
-def automatic_projected_dim(source, tokenizer, n, mean, train_file, hub):
-    """One k a layer, by the spectrum of the source's softmax matrices on 16 sequences of n tokens."""
-    import choose_k  # which imports this module
-
-    text = {"demo": True} if train_file is None else {"train_file": train_file}
-    sequences = choose_k.read_sequences(tokenizer, n, max_samples=16, **text)
-    encoder = AutoModel.from_pretrained(source, **hub)
-    if mean is None:
-        return choose_k.projected_dims_for_mass(encoder, sequences)
-    return choose_k.projected_dims_for_mean(encoder, sequences, mean)
 
 
 def main(argv):
@@ -649,13 +645,12 @@ def main(argv):
     source = args.model_name_or_path
     hub = {"revision": args.model_revision, "token": args.token, "cache_dir": args.cache_dir}
     hub["trust_remote_code"] = False  # no model that can be converted brings code, so nobody needs to be asked
-    names = ("projected_dim", "max_position_embeddings", "projection_type", "projection_sharing", "encoder_only")
-    options = {name: getattr(args, name) for name in names if getattr(args, name) not in (None, False)}
-    is_auto = False
-    if args.projected_dim is not None:
-        options["projected_dim"], is_auto = read_projected_dim(args.projected_dim)
-    if args.train_file is not None and not is_auto:
-        raise BadInput("--train_file is for --projected_dim auto: nothing else reads text.")
+    names = ("projected_dim", "max_position_embeddings", "block_size", "projection_type", "projection_sharing", "encoder_only")
+    options = {name: getattr(args, name) for name in names}
+    options = {name: value for name, value in options.items() if value is not None and value is not False}
+    for name in ("projected_dim", "block_size"):  # a single number is one for all layers
+        if isinstance(options.get(name), list) and len(options[name]) == 1:
+            options[name] = options[name][0]
 
     tokenizer = source_positions = None
     try:
@@ -672,11 +667,6 @@ def main(argv):
             tokenizer = run_common.pretrained_tokenizer(
                 args.tokenizer_name or source, **(hub if args.tokenizer_name else in_source)
             )
-            if is_auto:
-                check_encoder(config)
-                n = min(source_positions, args.max_position_embeddings or source_positions)
-                mean = options["projected_dim"]
-                options["projected_dim"] = automatic_projected_dim(source, tokenizer, n, mean, args.train_file, in_source)
             model = convert_to_linformer(source, **options, **hub)
     except OSError as error:
         raise BadInput(f"--model_name_or_path {source}: {first_line(error)}") from error
@@ -690,7 +680,8 @@ def main(argv):
         tokenizer.save_pretrained(args.output_dir)
     model.save_pretrained(args.output_dir)
     write_model_card(model, tokenizer, source, source_positions, args.output_dir)
-    print(f"A {type(model).__name__} with n = {n} and k = {k} is in {args.output_dir}")
+    b = model.config.block_size
+    print(f"A {type(model).__name__} with n = {n}, k = {k} and blocks of {b} tokens is in {args.output_dir}")
     if tokenizer is None:
         print(
             "It has no tokenizer: its tokens are <s>, <pad>, </s>, <unk>, then the lines of the checkpoint's dict.txt,"

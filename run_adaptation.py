@@ -34,7 +34,7 @@ from transformers import AutoModel, DataCollatorWithPadding, TrainingArguments, 
 
 import modeling_linformer
 import run_common
-from modeling_linformer.modeling_linformer import all_reduce
+from modeling_linformer.sequence_parallel import all_reduce
 from run_common import BadInput, ModelArguments, ScriptTrainer, first_line
 from run_mlm import TextArguments, check_arguments, load_texts, make_all_sequences
 
@@ -176,7 +176,7 @@ def main(argv):
         processing_class=tokenizer,
         data_collator=DataCollatorWithPadding(
             tokenizer,
-            pad_to_multiple_of=data_args.sequence_parallel_size,  # a token at least for each process
+            pad_to_multiple_of=run_common.pad_to_multiple_of(config, data_args.sequence_parallel_size, max_seq_length),
             **run_common.padding(data_args, max_seq_length),
         ),
         compute_metrics=compute_metrics,

@@ -404,6 +404,14 @@ def padding(data_args, max_seq_length):
     return {"padding": "max_length", "max_length": max_seq_length} if data_args.pad_to_max_length else {}
 
 
+def pad_to_multiple_of(config, processes, max_seq_length):
+    """For a collator: enough that each of the processes that share a sequence gets a token of it, or a block."""
+    if processes == 1:
+        return 1
+    multiple = processes * getattr(config, "block_multiple", 1)
+    return multiple if max_seq_length % multiple == 0 else max_seq_length
+
+
 def load_model(auto_class, config, model_args, hub, **options):
     """The model of `--model_name_or_path`, or a new one, drawn from the current random state."""
     if model_args.model_name_or_path is None:
@@ -522,6 +530,12 @@ class ScriptTrainer(Trainer):
             )
         if not hasattr(self.model, "set_sequence_mesh"):
             raise BadInput(f"--sequence_parallel_size {size} is for Linformers; this is a {type(self.model).__name__}.")
+        longest, block = self.model.config.max_position_embeddings, self.model.config.block_multiple
+        if longest <= (size - 1) * block:
+            raise BadInput(
+                f"--sequence_parallel_size {size} is too many for sequences of at most {longest} tokens: each process must get"
+                f" a block of {block} tokens (`block_size`) at least."
+            )
         # accelerate gives the processes along "cp" (context parallel) the same batches
         mesh = init_device_mesh(self.args.device.type, (world_size // size, size), mesh_dim_names=("dp_replicate", "cp"))
         self.accelerator.state.device_mesh = mesh

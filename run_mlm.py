@@ -54,7 +54,7 @@ DEMO_ARGUMENTS = [
     "--do_train",
     "--do_eval",
     "--config_overrides=hidden_size=128,num_hidden_layers=2,num_attention_heads=4,intermediate_size=512,"
-    "max_position_embeddings=128,projected_dim=64,projection_type=mean_pool,hidden_dropout_prob=0.0,attention_probs_dropout_prob=0.0",
+    "max_position_embeddings=128,projected_dim=32,block_size=32,projection_type=mean_pool,hidden_dropout_prob=0.0,attention_probs_dropout_prob=0.0",
     "--vocab_size=8192",
     "--per_device_train_batch_size=16",
     "--learning_rate=2e-3",
@@ -406,7 +406,9 @@ def main(argv):
         training_args.seed,
         mlm_probability=data_args.mlm_probability,
         # A token at least for each process that shares a sequence
-        pad_to_multiple_of=max_seq_length if data_args.pad_to_max_length else data_args.sequence_parallel_size,
+        pad_to_multiple_of=max_seq_length
+        if data_args.pad_to_max_length
+        else run_common.pad_to_multiple_of(config, data_args.sequence_parallel_size, max_seq_length),
     )
     trainer = ScriptTrainer(
         model=model,

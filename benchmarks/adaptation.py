@@ -19,8 +19,7 @@ How close a converted encoder is to the original: untrained, and after run_adapt
     python -m benchmarks.adaptation --help
 
 Closeness is choose_k.py's: the cosine of last hidden states, per token and of the means over documents, on held-out
-sequences of n tokens, of the text that the model was adapted to and of another. As poolings have no parameter of k rows,
-what was adapted at one k is also read at the others.
+sequences of n tokens, of the text that the model was adapted to and of another.
 
 Every finished run is a line in results.jsonl, and is not run again; adaptation.md has the table.
 """
@@ -41,6 +40,7 @@ from .runs import run_missing, run_script
 
 
 BATCH_SIZE = 4
+NAMES = ("projection_type", "k", "block_size", "tokens")
 
 
 def parse_arguments():
@@ -52,11 +52,9 @@ def parse_arguments():
     parser.add_argument("--dataset_config_name", help="Its configuration.")
     parser.add_argument("--other_dataset_name", help="Text to judge by alone.")
     parser.add_argument("--projection_types", nargs="+", default=["attention_pool"], choices=PROJECTION_TYPES)
-    parser.add_argument("--projected_dims", nargs="+", type=int, default=[256, 128, 64], help="k.")
-    parser.add_argument(
-        "--read_at", nargs="+", type=int, help="k that the adapted models of poolings are judged at; else --projected_dims."
-    )
-    parser.add_argument("--tokens", nargs="+", type=int, default=[0, 500_000, 2_000_000], help="Tokens to adapt on.")
+    parser.add_argument("--projected_dims", nargs="+", type=int, default=[16, 64, 128], help="k.")
+    parser.add_argument("--block_sizes", nargs="+", type=int, default=[0, 64, 128, 256], help="b, 0 for no blocks.")
+    parser.add_argument("--tokens", nargs="+", type=int, default=[0], help="Tokens to adapt on, 0 for none.")
     parser.add_argument("--max_seq_length", type=int, default=512, help="n.")
     parser.add_argument("--max_samples", type=int, default=32, help="Held-out sequences of n tokens of each text.")
     parser.add_argument("--learning_rate", type=float, default=3e-4)
@@ -78,13 +76,13 @@ class Adaptation:
                 self.sequences[name] = sequences
                 self.states[name] = choose_k.last_hidden_states(self.original, sequences, f"original, {name} text")
 
-    def run(self, projection_type, k, tokens):
-        """Converts, adapts, and gives the closeness at each k."""
+    def run(self, projection_type, k, block_size, tokens):
+        """Converts, adapts, and gives the closeness."""
         args = self.args
-        folder = args.output_dir / "runs" / f"{projection_type}-{k}-{tokens}"
+        folder = args.output_dir / "runs" / f"{projection_type}-{k}-{block_size}-{tokens}"
         n = args.max_seq_length
         student = convert_to_linformer(
-            self.original, projected_dim=k, max_position_embeddings=n, projection_type=projection_type
+            self.original, projected_dim=k, max_position_embeddings=n, block_size=block_size, projection_type=projection_type
         )
         if tokens:
             student.save_pretrained(folder / "start")
@@ -96,25 +94,22 @@ class Adaptation:
             arguments += ["--per_device_train_batch_size", BATCH_SIZE, "--learning_rate", args.learning_rate]
             arguments += ["--save_strategy", "no", "--report_to", "none", "--output_dir", folder / "adapted"]
             run_script("run_adaptation.py", arguments, folder, args.jobs)
+            student = LinformerModel.from_pretrained(folder / "adapted")
         result = {}
-        for read_at in args.read_at or args.projected_dims if tokens and not student.config.has_learned_projection else [k]:
-            student = LinformerModel.from_pretrained(folder / "adapted", projected_dim=read_at) if tokens else student
-            for name, sequences in self.sequences.items():
-                hidden = choose_k.last_hidden_states(student.eval(), sequences, f"{projection_type}, k = {read_at}")
-                result[f"{name}-{read_at}"] = choose_k.closeness(hidden, self.states[name])
+        for name, sequences in self.sequences.items():
+            hidden = choose_k.last_hidden_states(student.eval(), sequences, f"{projection_type}, k = {k}, b = {block_size}")
+            result[name] = choose_k.closeness(hidden, self.states[name])
         return {"closeness": result}
 
 
 def make_table(results, args):
     rows = []
-    for result in sorted(results, key=lambda result: (result["projection_type"], -result["k"], result["tokens"])):
-        for read_at in sorted({int(name.split("-")[1]) for name in result["closeness"]}, reverse=True):
-            row = [result["projection_type"], f"{result['tokens'] / 1e6:g} M", result["k"], read_at]
-            for name in ("same", "other"):
-                measures = result["closeness"].get(f"{name}-{read_at}", {})
-                row += [f"{mean:.3f} ± {std:.3f}" for mean, std in measures.values()]
-            rows.append(row)
-    header = ["projection", "tokens", "k", "read at k", "per token", "per document"]
+    for result in sorted(results, key=lambda result: [result[name] for name in NAMES]):
+        row = [result["projection_type"], result["k"], result["block_size"], f"{result['tokens'] / 1e6:g} M"]
+        for measures in result["closeness"].values():
+            row += [f"{mean:.3f} ± {std:.3f}" for mean, std in measures.values()]
+        rows.append(row)
+    header = ["projection", "k", "b", "tokens", "per token", "per document"]
     header += ["other text, per token", "per document"] if args.other_dataset_name else []
     return markdown_table(header, rows)
 
@@ -122,9 +117,8 @@ def make_table(results, args):
 def main():
     args = parse_arguments()
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    names = ("projection_type", "k", "tokens")
-    choices = product(args.projection_types, args.projected_dims, args.tokens)
-    wanted = [dict(zip(names, choice, strict=True)) for choice in choices]
+    choices = product(args.projection_types, args.projected_dims, args.block_sizes, args.tokens)
+    wanted = [dict(zip(NAMES, choice, strict=True)) for choice in choices]
     results = run_missing(wanted, Adaptation(args).run, args.output_dir / "results.jsonl", args.jobs)
     table = make_table(results, args)
     (args.output_dir / "adaptation.md").write_text(table + "\n", encoding="utf-8")

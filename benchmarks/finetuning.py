@@ -15,7 +15,7 @@
 What a pretrained encoder loses on a task when it is converted to a Linformer, before it is fine-tuned or after it.
 
     python -m benchmarks.finetuning --model_name_or_path <encoder> --tasks mrpc stsb --max_seq_length 128 \\
-        --projected_dims 32 --models original attention_pool --seeds 1 2 3 --output_dir stress \\
+        --projected_dims 32 --block_sizes 64 --models original attention_pool --seeds 1 2 3 --output_dir stress \\
         -- --num_train_epochs 3 --learning_rate 1e-4 --per_device_train_batch_size 16
     python -m benchmarks.finetuning --help
 
@@ -79,8 +79,9 @@ def parse_arguments():
         help="The original as it is, or the Linformer with this projection.",
     )
     parser.add_argument(
-        "--projected_dims", nargs="+", default=["128"], help="k of the Linformers, or one a layer, as in 32,48,48,32,16,16."
+        "--projected_dims", nargs="+", default=["64"], help="k of the Linformers, or one per layer, as in 32,48,48,32,16,16."
     )
+    parser.add_argument("--block_sizes", nargs="+", type=int, default=[128], help="b of the Linformers, 0 for no blocks.")
     parser.add_argument("--convert", default="before", choices=("before", "after"), help="Before fine-tuning, or after it.")
     parser.add_argument(
         "--adapted_name_or_path", help="The Linformers' weights without the head, of run_adaptation.py; else the original's."
@@ -116,7 +117,7 @@ def data_arguments(task, args):
     return ["--train_file", files[0], "--validation_file", files[1]]
 
 
-def save_start(task, model, n, k, seed, name_or_path, adapted, folder):
+def save_start(task, model, n, k, block_size, seed, name_or_path, adapted, folder):
     """Saves the checkpoint that a run starts from, and gives the longest input that it reads."""
     set_seed(seed)
     # BERT's head has one dropout, the Linformer's, like RoBERTa's, two: without them the two do the same
@@ -130,6 +131,7 @@ def save_start(task, model, n, k, seed, name_or_path, adapted, folder):
         dims = k if isinstance(k, int) else [int(of_layer) for of_layer in k.split(",")]
         positions = n if adapted is None else LinformerConfig.from_pretrained(adapted).max_position_embeddings
         sizes = {"projected_dim": dims, "projection_type": model, "max_position_embeddings": positions}
+        sizes["block_size"] = block_size
         original = convert_to_linformer(original, **sizes)
     if adapted is not None:
         body = LinformerModel.from_pretrained(adapted, add_pooling_layer=False, **sizes)
@@ -140,16 +142,16 @@ def save_start(task, model, n, k, seed, name_or_path, adapted, folder):
     return n
 
 
-def run(args, task, model, n, k, seed, converted, arguments, adapted=None):
+def run(args, task, model, n, k, seed, converted, arguments, block_size=None, adapted=None):
     """One fine-tuning, or the judgement of one: what is measured, its value after the last step, times and memory."""
     runs = args.output_dir / "runs"
-    names = (task, model, n, k, converted, seed) + (() if adapted is None else Path(adapted).parts[-2:])
+    names = (task, model, n, k, converted, seed) + (() if block_size is None else (f"b{block_size}",)) + (() if adapted is None else Path(adapted).parts[-2:])
     folder = runs / "-".join(map(str, names))
     start = args.model_name_or_path
     if converted == "after":
         start = runs / "-".join(map(str, (task, "original", n, None, None, seed))) / "trained"
     with SEEDED:
-        longest = save_start(task, model, n, k, seed, start, adapted, folder / "start")
+        longest = save_start(task, model, n, k, block_size, seed, start, adapted, folder / "start")
     command = ["--model_name_or_path", folder / "start", *data_arguments(task, args), "--max_seq_length", longest]
     command += ["--do_eval", "--seed", seed, "--train_sampling_strategy", "group_by_length"]
     command += [] if converted == "after" else ["--do_train", "--save_strategy", "no"]
@@ -171,17 +173,17 @@ def make_table(results):
     """A line for each task and model: the mean over the seeds, and the standard deviation."""
     groups = {}
     for result in results:
-        names = ("task", "metric", "n", "model", "k", "converted", "adapted", "arguments")
+        names = ("task", "metric", "n", "model", "k", "block_size", "converted", "adapted", "arguments")
         groups.setdefault(tuple(result.get(name) or "" for name in names), []).append(result)
     rows = []
-    for (task, metric, n, model, k, converted, adapted, arguments), runs in groups.items():
+    for (task, metric, n, model, k, block_size, converted, adapted, arguments), runs in groups.items():
         values = [100 * run["value"] for run in runs]
         spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
         training, judging = (statistics.mean(run[name] for run in runs) for name in ("train_seconds", "eval_seconds"))
         memory = statistics.mean(run["peak_memory_gib"] for run in runs)
-        row = [task, metric, n, model, k, converted, adapted, f"{statistics.mean(values):.1f}{spread}", len(runs)]
+        row = [task, metric, n, model, k, block_size, converted, adapted, f"{statistics.mean(values):.1f}{spread}", len(runs)]
         rows.append([*row, f"{training / 60:.1f}", f"{judging:.0f}", f"{memory:.1f}", arguments])
-    header = ["task", "metric, %", "n", "model", "k", "converted", "adapted", "mean ± std", "seeds"]
+    header = ["task", "metric, %", "n", "model", "k", "b", "converted", "adapted", "mean ± std", "seeds"]
     header += ["training, minutes", "judging, s", "GiB", "arguments"]
     return markdown_table(header, rows)
 
@@ -200,7 +202,8 @@ def main():
             if args.adapted_name_or_path is not None:
                 common["adapted"] = args.adapted_name_or_path
             dims = [int(k) if k.isdecimal() else k for k in args.projected_dims]
-            linformers += [common | {"k": k, "converted": args.convert} for k in dims]
+            for k, block_size in product(dims, args.block_sizes):
+                linformers.append(common | {"k": k, "block_size": block_size, "converted": args.convert})
     for wanted in (originals, linformers):  # what is converted after fine-tuning needs the original's run
         results = run_missing(wanted, partial(run, args), args.output_dir / "results.jsonl", args.jobs)
     table = make_table(results)

@@ -47,8 +47,9 @@ def parse_arguments():
     description = __doc__.strip().splitlines()[0]
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--tokens", type=int, default=1_000_000, help="n.")
-    parser.add_argument("--projected_dim", type=int, default=128, help="k.")
-    parser.add_argument("--projection_type", default="linear", choices=PROJECTION_TYPES)
+    parser.add_argument("--projected_dim", type=int, default=64, help="k.")
+    parser.add_argument("--block_size", type=int, default=128, help="b.")
+    parser.add_argument("--projection_type", default="attention_pool", choices=PROJECTION_TYPES)
     parser.add_argument("--num_hidden_layers", type=int, default=12)
     return parser.parse_args()
 
@@ -81,7 +82,11 @@ def main():
     del roberta
 
     config = LinformerConfig(
-        **sizes, max_position_embeddings=n, projected_dim=args.projected_dim, projection_type=args.projection_type
+        **sizes,
+        max_position_embeddings=n,
+        projected_dim=args.projected_dim,
+        block_size=args.block_size,
+        projection_type=args.projection_type,
     )
     model = LinformerModel(config, add_pooling_layer=False).eval()
     table, weights = (sum(p.numel() * 4 for p in module.parameters()) for module in (model.embeddings, model))

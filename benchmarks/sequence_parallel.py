@@ -35,7 +35,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from configuration_linformer import LinformerConfig
 from configuration_linformer.configuration_linformer import PROJECTION_TYPES
-from modeling_linformer import LinformerModel, modeling_linformer
+from modeling_linformer import LinformerModel, sequence_parallel
 from run_common import markdown_table
 
 from .speed import peak_memory_of
@@ -51,8 +51,9 @@ def parse_arguments():
     parser.add_argument("--mode", default="inference", choices=("inference", "training"), help="With or without gradients.")
     parser.add_argument("--lengths", nargs="+", type=int, default=[4096, 16384, 65536, 262144], help="n.")
     parser.add_argument("--processes", nargs="+", type=int, default=[1, 2, 4], help="How many share a sequence.")
-    parser.add_argument("--projected_dim", type=int, default=128, help="k.")
-    parser.add_argument("--projection_type", default="linear", choices=PROJECTION_TYPES)
+    parser.add_argument("--projected_dim", type=int, default=64, help="k.")
+    parser.add_argument("--block_size", type=int, default=128, help="b.")
+    parser.add_argument("--projection_type", default="attention_pool", choices=PROJECTION_TYPES)
     parser.add_argument("--hidden_size", type=int, default=384, help="d, of heads of 64.")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -72,18 +73,19 @@ def work(args):
         max_position_embeddings=n,
         projected_dim=args.projected_dim,
         projection_type=args.projection_type,
+        block_size=args.block_size,
     )
     model = LinformerModel(config, add_pooling_layer=False).eval()
     model.set_sequence_mesh(init_device_mesh("cpu", (dist.get_world_size(),)))
     inputs = model.shard_inputs({"input_ids": torch.randint(3, 1000, (1, n))})
 
-    exchanged, all_reduce = [], modeling_linformer.all_reduce
+    exchanged, all_reduce = [], sequence_parallel.all_reduce
 
     def counting_all_reduce(tensor, *arguments):
         exchanged.append(tensor.numel() * tensor.element_size())
         return all_reduce(tensor, *arguments)
 
-    modeling_linformer.all_reduce = counting_all_reduce
+    sequence_parallel.all_reduce = counting_all_reduce
 
     def pass_through():
         with torch.set_grad_enabled(args.mode == "training"):
@@ -102,7 +104,7 @@ def work(args):
 def measure(args, n, processes):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     command += ["-m", "benchmarks.sequence_parallel", "--worker", f"--lengths={n}", f"--output_dir={args.output_dir}"]
-    command += [f"--{name}={getattr(args, name)}" for name in ("mode", "projected_dim", "projection_type", "hidden_size")]
+    command += [f"--{name}={getattr(args, name)}" for name in ("mode", "projected_dim", "block_size", "projection_type", "hidden_size")]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         sys.exit(result.stderr)

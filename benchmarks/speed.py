@@ -21,9 +21,13 @@ Time and memory of a Linformer against other encoders, over the length of the in
 
 All contestants have the same sizes and random weights, and read the same random tokens. They take turns in one process, so that
 whatever else the machine does hits all alike, and times are CPU time of one thread, or, on a GPU, between two events. Peak memory
-is measured in a process of its own for each, and is what comes on top of the weights. `floor` is the matrix products of the
-Linformer and nothing else: no softmax, no norm, no GELU, no allocation. Times are per layer. What takes longer than
-`--max_seconds` at one length is left out at the longer ones.
+is measured in a process of its own for each, and is what comes on top of the weights. Times are per layer. What takes longer
+than `--max_seconds` at one length is left out at the longer ones.
+
+`linformer` is what a conversion gives by default: blocks, and k rows of `attention_pool`. `roberta-pieces` is what people do
+with a long document: it is cut into pieces of 512 tokens, which RoBERTa reads one after another. `floor` is the matrix products
+of the Linformer and nothing else: no pooling, no softmax, no norm, no GELU, no allocation. `linformer-paper` and `floor-paper`
+have no blocks.
 
 Writes speed.json, speed.md, and the plots time.png and memory.png.
 """
@@ -59,10 +63,11 @@ class SpeedArguments:
         default_factory=lambda: [512, 1024, 2048, 4096, 8192, 16384], metadata={"help": "Lengths in tokens."}
     )
     contestants: list[str] = field(
-        default_factory=lambda: ["linformer", "floor", "roberta-sdpa", "roberta-eager"],
+        default_factory=lambda: ["linformer", "floor", "roberta-pieces", "roberta-sdpa"],
         metadata={"help": "Whom to measure, of those in CONTESTANTS of this file."},
     )
-    projected_dim: int = field(default=128, metadata={"help": "k."})
+    projected_dim: int = field(default=64, metadata={"help": "k."})
+    block_size: int = field(default=128, metadata={"help": "b, the tokens that attend to each other exactly."})
     hidden_size: int = field(default=768, metadata={"help": "d; the feed-forward layer has four times as much."})
     num_attention_heads: int = field(default=12, metadata={"help": "h."})
     num_hidden_layers: int = field(default=2, metadata={"help": "Layers of all but ModernBERT, which has 3."})
@@ -84,6 +89,7 @@ class SpeedArguments:
 
 
 def linformer(args, n, **fields):
+    fields = {"projection_type": "attention_pool", "block_size": args.block_size} | fields
     config = LinformerConfig(
         **sizes(args), max_position_embeddings=n, projected_dim=min(args.projected_dim, n), type_vocab_size=1, **fields
     )
@@ -100,7 +106,7 @@ def quantized(model):
     linears = {
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and not name.endswith((".key", ".value"))  # k rows only: not worth it
+        if isinstance(module, nn.Linear)
     }
     # Deprecated, but torchao, which is to take its place, is half as fast on a CPU unless compiled
     qconfig = torch.ao.quantization.default_dynamic_qconfig
@@ -116,6 +122,22 @@ def roberta(args, n, attention):
     config = transformers.RobertaConfig(**sizes(args), max_position_embeddings=n + 2, type_vocab_size=1)
     config._attn_implementation = attention
     return transformers.RobertaModel(config, add_pooling_layer=False), args.num_hidden_layers
+
+
+class Pieces(nn.Module):
+    """An encoder that reads a document in pieces of 512 tokens, one after another."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, input_ids):
+        return torch.cat([self.encoder(piece).last_hidden_state for piece in input_ids.split(512, dim=1)], dim=1)
+
+
+def pieces(args, n):
+    model, layers = roberta(args, min(n, 512), "sdpa")
+    return Pieces(model), layers
 
 
 def nystromformer(args, n):
@@ -184,9 +206,9 @@ def pypi_linformer_pytorch(args, n):
 
 
 class Floor(nn.Module):
-    """The matrix products of `linformer`, in the same blocks of rows, into tensors that exist already."""
+    """The matrix products of `linformer`, in the same chunks of tokens, into tensors that exist already."""
 
-    def __init__(self, args, n):
+    def __init__(self, args, n, block_size):
         super().__init__()
         d, h, k = args.hidden_size, args.num_attention_heads, min(args.projected_dim, n)
         dtype = getattr(torch, args.dtype)
@@ -195,45 +217,55 @@ class Floor(nn.Module):
             return nn.Parameter(torch.randn(*shape, dtype=dtype) * shape[-1] ** -0.5, requires_grad=False)
 
         self.layers, self.rows = args.num_hidden_layers, min(n, 512) if n >= 2048 else n
-        self.X, self.E = tensor(n, d), tensor(k, n)
+        self.size = min(block_size, n) or self.rows
+        blocks, keys = self.rows // self.size, k + (self.size if block_size else 0)
+        self.X, self.E = tensor(n, d), None if block_size else tensor(k, n)
         self.key, self.value, self.query, self.dense = (tensor(d, d) for _ in range(4))
         self.up, self.down = tensor(d, 4 * d), tensor(4 * d, d)
-        self.EX, self.K, self.V = tensor(k, d), tensor(k, d), tensor(k, d)
-        self.Q, self.context = tensor(self.rows, d), tensor(h, self.rows, d // h)
-        self.scores, self.hidden = tensor(h, self.rows, k), tensor(self.rows, 4 * d)
+        # Without blocks E X is all that is read; with blocks, the keys and values of all tokens and k rows more
+        self.EX, self.K, self.V = tensor(k, d), *(tensor(self.rows if block_size else k, d) for _ in range(2))
+        self.keys, self.values = (tensor(blocks * h, keys, d // h) for _ in range(2))
+        self.Q, self.context = tensor(self.rows, d), tensor(blocks * h, self.size, d // h)
+        self.scores, self.hidden = tensor(blocks * h, self.size, keys), tensor(self.rows, 4 * d)
+        self.blocks_of_Q = tensor(blocks * h, self.size, d // h)
 
     def forward(self, input_ids):
-        heads = self.context.shape[0]
         for _ in range(self.layers):
-            torch.mm(self.E, self.X, out=self.EX)
-            torch.mm(self.EX, self.key, out=self.K)
-            torch.mm(self.EX, self.value, out=self.V)
-            K, V = (rows.unflatten(-1, (heads, -1)).transpose(0, 1) for rows in (self.K, self.V))
+            if self.E is not None:
+                torch.mm(self.E, self.X, out=self.EX)
+                torch.mm(self.EX, self.key, out=self.K)
+                torch.mm(self.EX, self.value, out=self.V)
             for rows in self.X.split(self.rows):
                 torch.mm(rows, self.query, out=self.Q)
-                torch.bmm(self.Q.unflatten(-1, (heads, -1)).transpose(0, 1), K.mT, out=self.scores)
-                torch.bmm(self.scores, V, out=self.context)
+                if self.E is None:
+                    torch.mm(rows, self.key, out=self.K)
+                    torch.mm(rows, self.value, out=self.V)
+                torch.bmm(self.blocks_of_Q, self.keys.mT, out=self.scores)
+                torch.bmm(self.scores, self.values, out=self.context)
                 torch.mm(self.Q, self.dense, out=rows)
                 torch.mm(rows, self.up, out=self.hidden)
                 torch.mm(self.hidden, self.down, out=rows)
         return self.X
 
 
-def floor(args, n):
-    if args.mode == "training" or args.batch_size > 1:
-        raise NotImplementedError("the floor is of inference, with one document")
-    return Floor(args, n), args.num_hidden_layers
+def floor(args, n, block_size):
+    if args.mode == "training" or args.batch_size > 1 or n % (block_size or 1):
+        raise NotImplementedError("the floor is of inference, with one document of whole blocks")
+    return Floor(args, n, block_size), args.num_hidden_layers
 
 
 VOCAB_SIZE = 1000
 CONTESTANTS = {
     "linformer": linformer,
     "linformer-whole": lambda args, n: linformer(args, n, inference_chunk_size=0),
-    **{f"linformer-{name}": partial(linformer, projection_type=name) for name in PROJECTION_TYPES if name != "linear"},
+    **{f"linformer-{name}": partial(linformer, projection_type=name) for name in PROJECTION_TYPES},
+    "linformer-paper": lambda args, n: linformer(args, n, projection_type="linear", block_size=0),
     "linformer-compiled": compiled,
     "linformer-int8": int8,
     "linformer-bfloat16": linformer,  # in bfloat16, whatever --dtype is
-    "floor": floor,
+    "floor": lambda args, n: floor(args, n, args.block_size),
+    "floor-paper": lambda args, n: floor(args, n, 0),
+    "roberta-pieces": pieces,
     "roberta-sdpa": lambda args, n: roberta(args, n, "sdpa"),
     "roberta-eager": lambda args, n: roberta(args, n, "eager"),
     "nystromformer": nystromformer,
@@ -360,7 +392,7 @@ def peak_memory(name, args, n):
 
 def measure_memory(args, timed):
     """Adds `memory`, in bytes, to what was timed."""
-    for row in tqdm([row for row in timed if row["contestant"] != "floor"], desc="memory"):
+    for row in tqdm([row for row in timed if not row["contestant"].startswith("floor")], desc="memory"):
         command = [sys.executable, __file__, *sys.argv[1:], "--memory_of", row["contestant"], "--lengths", str(row["n"])]
         result = subprocess.run(command, capture_output=True, text=True)
         if result.returncode:

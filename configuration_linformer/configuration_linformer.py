@@ -13,6 +13,7 @@
 # limitations under the License.
 """Linformer configuration"""
 
+import math
 from dataclasses import field
 
 from huggingface_hub.dataclasses import strict
@@ -21,7 +22,8 @@ from transformers.utils import auto_docstring
 
 
 PROJECTION_SHARINGS = ("none", "headwise", "key_value", "layerwise")
-PROJECTION_TYPES = ("linear", "mean_pool", "max_pool", "attention_pool", "segment_pool", "conv")
+PROJECTION_TYPES = ("linear", "mean_pool", "max_pool", "attention_pool", "conv")
+CLASSIFIER_POOLINGS = ("cls", "mean")
 
 # Every class that a checkpoint can be loaded as, whichever of them saved it.
 AUTO_MAP = {
@@ -52,18 +54,29 @@ class LinformerConfig(PreTrainedConfig):
         What projects n rows to k (section 4, general projections): `"linear"`, a learned k x n matrix; `"conv"`, a
         learned convolution along the sequence with kernel and stride n / k; `"mean_pool"` and `"max_pool"`, pooling
         over k windows that adapt to each sequence's own length, the first token in a window of its own, so that an
-        input of at most k tokens gets full attention; and, further than the paper goes, as they depend on the input,
-        `"segment_pool"`, a mean over k segments that begin where neighbouring rows differ most, each of which counts in
-        the softmax as often as it has tokens; and `"attention_pool"`, a mean over the same segments, weighted for each
-        head by a softmax of the scores for the mean query.
+        input of at most k tokens gets full attention; and, further than the paper goes, as it depends on the input,
+        `"attention_pool"`, a mean over the same windows that is weighted, for each head, by a softmax of the tokens'
+        scores for the mean query.
+    block_size (`int` or `list[int]`, *optional*, defaults to 0):
+        The sequence is cut into blocks of this many tokens. Beside the projected rows of the whole sequence, a token
+        attends exactly to the tokens of its own block, so that an input of at most `block_size` tokens gets full
+        attention. A list gives one size per layer. 0 is the paper's attention: the projected rows alone.
+    far_token_limit (`int`, *optional*):
+        With blocks and a pooling, the largest number of tokens outside a block that are counted in its softmax. In a
+        longer sequence each row counts for proportionally fewer tokens, so that a model that was trained on short
+        sequences finds what is near as prominent as it was there. `None` is no limit, which suits a model that is
+        trained from scratch. A conversion sets it to what the original attended to outside a block.
     sparse_prediction (`bool`, *optional*, defaults to `False`):
         Whether `LinformerForMaskedLM`, given labels, scores the vocabulary at the tokens to predict alone. The loss is the
         same, for about a seventh of the head's time and memory.
     inference_chunk_size (`int`, *optional*, defaults to 512):
-        Without gradients, an input of at least four times as many tokens goes through each layer in blocks of so many
-        rows, which take turns in the same memory: above the weights, little more is live than one `(n, hidden_size)`
-        tensor. The outputs are the same. Layers overwrite their input then, so that a forward hook has to copy what it
-        keeps. 0 for never; it has no effect where `output_attentions` is asked for, or under `torch.compile`.
+        Without gradients, an input of at least four times this many tokens goes through each layer in chunks of this many
+        tokens, rounded to whole blocks, which take turns in the same memory. The outputs are the same. Layers overwrite
+        their input then, so a forward hook has to copy what it keeps. 0 turns this off; it has no effect where
+        `output_attentions` is asked for, or under `torch.compile`.
+    classifier_pooling (`str`, *optional*, defaults to `"cls"`):
+        What `LinformerForSequenceClassification` reads: `"cls"`, the hidden state of the first token, or `"mean"`, the
+        mean over all tokens, in which each block of a long document has its vote.
     classifier_dropout (`float`, *optional*):
         The dropout of the classification heads; `hidden_dropout_prob` where it is `None`.
     is_decoder (`bool`, *optional*, defaults to `False`):
@@ -102,6 +115,8 @@ class LinformerConfig(PreTrainedConfig):
     projected_dim: int | list[int] = 256
     projection_sharing: str = "layerwise"
     projection_type: str = "linear"
+    block_size: int | list[int] = 0
+    far_token_limit: int | None = None
     type_vocab_size: int = 2
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
@@ -110,6 +125,7 @@ class LinformerConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = 2
     sparse_prediction: bool = False
     inference_chunk_size: int = 512
+    classifier_pooling: str = "cls"
     classifier_dropout: float | int | None = None
     is_decoder: bool = False
     add_cross_attention: bool = False
@@ -123,19 +139,31 @@ class LinformerConfig(PreTrainedConfig):
         self.validate_decoder()
         self.validate_hidden_size()
         self.validate_projection()
+        self.validate_blocks()
         self.validate_inference_chunk_size()
 
     @property
     def projected_dims(self) -> list[int]:
         """k of each layer, `num_hidden_layers` of them."""
-        if isinstance(self.projected_dim, int):
-            return [self.projected_dim] * self.num_hidden_layers
-        return self.projected_dim
+        return self.per_layer(self.projected_dim)
+
+    @property
+    def block_sizes(self) -> list[int]:
+        """The block size of each layer, `num_hidden_layers` of them, 0 for a layer without blocks."""
+        return self.per_layer(self.block_size)
+
+    @property
+    def block_multiple(self) -> int:
+        """The least number of tokens that is a whole number of blocks in every layer; 1 without blocks."""
+        return math.lcm(*(size for size in self.block_sizes if size))
 
     @property
     def has_learned_projection(self) -> bool:
         """Whether E and F have parameters; poolings have none."""
         return self.projection_type in ("linear", "conv")
+
+    def per_layer(self, value):
+        return [value] * self.num_hidden_layers if isinstance(value, int) else value
 
     def validate_decoder(self):
         for name in ("is_decoder", "add_cross_attention"):
@@ -160,16 +188,22 @@ class LinformerConfig(PreTrainedConfig):
             )
 
     def validate_projection(self):
-        for name, allowed in (("projection_sharing", PROJECTION_SHARINGS), ("projection_type", PROJECTION_TYPES)):
+        choices = {
+            "projection_sharing": PROJECTION_SHARINGS,
+            "projection_type": PROJECTION_TYPES,
+            "classifier_pooling": CLASSIFIER_POOLINGS,
+        }
+        for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
 
         n, dims = self.max_position_embeddings, self.projected_dims
-        if len(dims) != self.num_hidden_layers:
-            raise ValueError(
-                f"`projected_dim` as a list needs one int a layer: `num_hidden_layers` is {self.num_hidden_layers}, but"
-                f" the list has {len(dims)}: {dims}."
-            )
+        for name, values in (("projected_dim", dims), ("block_size", self.block_sizes)):
+            if len(values) != self.num_hidden_layers:
+                raise ValueError(
+                    f"`{name}` as a list needs one int per layer: `num_hidden_layers` is {self.num_hidden_layers}, but"
+                    f" the list has {len(values)}: {values}."
+                )
         # The first token has a window of its own, so pooling needs a second one for all the others.
         smallest = 1 if self.has_learned_projection else 2
         for k in dims:
@@ -187,6 +221,23 @@ class LinformerConfig(PreTrainedConfig):
             raise ValueError(
                 "`projection_sharing='layerwise'` has one projection for all layers, so they must have the same"
                 f" `projected_dim`, got {self.projected_dim}. Use 'key_value', 'headwise' or 'none' for a k per layer."
+            )
+
+    def validate_blocks(self):
+        if min(self.block_sizes, default=0) < 0:
+            raise ValueError(
+                f"`block_size` must be a number of tokens, or 0 for no blocks, got {self.block_size}."
+            )
+        if self.far_token_limit is not None and self.has_learned_projection:
+            raise ValueError(
+                f"`far_token_limit` is {self.far_token_limit}, but it is for poolings: a row of a learned"
+                f" `projection_type={self.projection_type!r}` stands for no number of tokens. Leave it None."
+            )
+        least = max(self.projected_dims, default=0)
+        if self.far_token_limit is not None and self.far_token_limit < least:
+            raise ValueError(
+                f"`far_token_limit` must be at least `projected_dim` ({least}), or an input of no more tokens would not get"
+                f" full attention, got {self.far_token_limit}."
             )
 
 

@@ -24,11 +24,10 @@ tensor steps, b is the batch, h the heads, d the hidden size, and "slot" is shor
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.distributed import _functional_collectives as collectives
-from torch.distributed.device_mesh import DeviceMesh
 from torch.nn import CrossEntropyLoss
 from transformers import initialization as init
 from transformers.activations import ACT2FN, gelu
@@ -50,6 +49,8 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_linformer import LinformerConfig
+from .projections import PROJECTION_CLASSES, LinformerLearnedProjection, Tokens
+from .sequence_parallel import SequenceParallelMixin
 
 
 class LinformerEmbeddings(nn.Module):
@@ -81,338 +82,23 @@ class LinformerEmbeddings(nn.Module):
         return self.dropout(embeddings)
 
 
-def all_reduce(tensor, mesh, operation="sum"):
-    """Of the processes of a mesh, if there is one. The gradient of a sum is the sum of the processes' gradients."""
-    if mesh is None:
-        return tensor
-    return collectives.wait_tensor(collectives.all_reduce(tensor.contiguous(), operation, mesh))
-
-
-class SequenceShard:
-    """
-    The part of each sequence that this process holds: all of it, or, with a device mesh of one dimension, what comes
-    behind the parts of the processes of lower rank. E X is a sum over rows, so projected rows of the parts add up to
-    those of the whole, and nothing else has to be exchanged, whatever n is.
-
-    The loss of the whole is the same in each process, and sums over processes are summed again on the way back. So the
-    mean of the processes' gradients, which is what data parallelism takes anyway, is the gradient of that loss.
-    """
-
-    def __init__(self, input_shape, attention_mask=None, mesh=None, device=None):
-        batch_size, seq_length = input_shape
-        self.mesh = mesh
-        self.offset = 0  # tokens before this part, padding included
-        self.seq_length = seq_length  # n' of the whole, padding included
-        self.has_padding = attention_mask is not None  # or may have
-        if attention_mask is None:
-            self.local_lengths = torch.full((batch_size, 1), seq_length, device=device)
-        else:
-            self.local_lengths = attention_mask.sum(1, keepdim=True)
-        self.lengths = self.local_lengths  # tokens of the whole that are no padding, (b, 1)
-        self.preceding = torch.zeros_like(self.lengths)  # those before this part
-        self.lengths_of_parts = self.lengths.mT  # (processes, b)
-        if mesh is not None:
-            rank = mesh.get_local_rank()
-            own = nn.functional.pad(self.local_lengths[:, 0], (2, 0))
-            own[0], own[1] = seq_length, self.has_padding
-            every = all_reduce(nn.functional.pad(own.unsqueeze(0), (0, 0, rank, mesh.size() - 1 - rank)), mesh)
-            seq_lengths = every[:, 0].tolist()
-            if 0 in seq_lengths:
-                raise ValueError(
-                    f"Of the {mesh.size()} processes that share a sequence, the one of rank {seq_lengths.index(0)} has no"
-                    f" token of it: the parts are {seq_lengths} tokens long. Share it among fewer processes, or evenly"
-                    " (`model.shard_inputs`)."
-                )
-            self.offset, self.seq_length = sum(seq_lengths[:rank]), sum(seq_lengths)
-            self.has_padding = bool(every[:, 1].any())
-            self.lengths_of_parts = every[:, 2:]
-            self.lengths = self.lengths_of_parts.sum(0).unsqueeze(1)
-            self.preceding = self.lengths_of_parts[:rank].sum(0).unsqueeze(1)
-
-    def sum(self, *parts):
-        """Of tensors that differ in their last dimension alone, in one exchange."""
-        if self.mesh is None:
-            return parts
-        return all_reduce(torch.cat(parts, dim=-1), self.mesh).split([part.shape[-1] for part in parts], dim=-1)
-
-    def max(self, rows):
-        if self.mesh is None:
-            return rows
-        highest = all_reduce(rows.detach(), self.mesh, "max")
-        if not rows.requires_grad:
-            return highest
-        # The gradient goes to the first process that has it, as it goes to the first row within one
-        rank, size = self.mesh.get_local_rank(), self.mesh.size()
-        owner = all_reduce(torch.where(rows == highest, rank, size), self.mesh, "min")
-        return all_reduce(torch.where(owner == rank, rows, 0), self.mesh)
-
-    def row_before(self, rows):
-        """(b, 1, d): for each sequence the last row, no padding, of the parts before this one, or 0 where there is none."""
-        if self.mesh is None:
-            return torch.zeros_like(rows[:, :1])
-        last = (self.local_lengths - 1).clamp(min=0).unsqueeze(-1).expand(-1, 1, rows.shape[-1])
-        rank, size = self.mesh.get_local_rank(), self.mesh.size()
-        every = all_reduce(nn.functional.pad(rows.gather(1, last), (0, 0, rank, size - 1 - rank)), self.mesh)  # (b, size, d)
-        before = (self.lengths_of_parts[:rank] > 0) * torch.arange(1, rank + 1, device=rows.device).unsqueeze(1)
-        nearest = nn.functional.pad(before, (0, 0, 1, 0)).amax(0).view(-1, 1, 1)  # 0, or 1 + its rank, of each sequence
-        return nn.functional.pad(every, (0, 0, 1, 0)).gather(1, nearest.expand(-1, 1, rows.shape[-1]))
-
-    def join_tokens(self, numbers):
-        """(b, n') of each part -> (b, n') of the whole, without the padding between the parts."""
-        if self.mesh is None:
-            return numbers
-        places = torch.arange(numbers.shape[1], device=numbers.device)
-        numbers = numbers.masked_fill(places >= self.local_lengths, 0)
-        places = (self.preceding + places).clamp(max=self.seq_length - 1)
-        joined = numbers.new_zeros(len(numbers), self.seq_length).scatter_add(1, places, numbers)
-        return all_reduce(joined, self.mesh)
-
-    def whole(self, rows):
-        """(b, n', d) of each part -> (b, n', d) of the whole: for few numbers a token only."""
-        behind = self.seq_length - self.offset - rows.shape[1]
-        return all_reduce(nn.functional.pad(rows, (0, 0, self.offset, behind)), self.mesh)
-
-
-# The kinds of projection. Each maps rows (b, n', d), an attention mask (b, n') or None, and the shard that they are of, to
-#   - the projected rows (b, slots, d), slots <= k;
-#   - E 1, the sums of E's rows over the tokens that are no padding, (b or 1, slots, 1), or None if they are 1 or not needed;
-#   - each slot's weight in the softmax's sum, (b, 1 or h, slots), 0 for the empty ones, or None where all have 1.
-# Padding takes no part: its rows are zeroed, or left out of the pooling.
-
-
-class LinformerLinearProjection(nn.Module):
-    """
-    E (or F), a learned matrix of shape (k, n), or (heads, k, n) with an own E for each head. Inputs shorter than n use
-    its first columns.
-
-    Initialised from N(0, 1/n), so that the projected rows of n independent tokens have the tokens' own scale, whatever n
-    and k are, and so do the scores. The random projection of the paper's theorem 2, N(0, 1/k), makes them sqrt(n/k) times
-    as large (its proof needs that E^T E keeps P; here the scores themselves are projected); fairseq's xavier_uniform with
-    gain 1/sqrt(2) has the variance 1/(n + k), which is this one for k much smaller than n.
-    """
-
-    def __init__(self, config, layer_idx=0):
-        super().__init__()
-        heads = (config.num_attention_heads,) if config.projection_sharing == "none" else ()
-        self.weight = nn.Parameter(
-            torch.empty(*heads, config.projected_dims[layer_idx], config.max_position_embeddings)
-        )
-
-    def init_weights(self):
-        init.normal_(self.weight, mean=0.0, std=self.weight.shape[-1] ** -0.5)
-
-    def columns(self, start, stop):
-        """A view, unless compiled: torch.export would take it for granted that a slice is not of all columns."""
-        if torch.compiler.is_compiling():
-            return nn.functional.pad(self.weight, (-start, stop - self.weight.shape[-1]))  # which copies
-        return self.weight[..., start:stop]
-
-    def forward(self, rows, attention_mask, shard):
-        E = self.columns(shard.offset, shard.offset + rows.shape[1])
-        if attention_mask is not None:
-            rows = rows * attention_mask[..., None]
-        if E.dim() == 3:
-            rows = rows.unflatten(-1, (E.shape[0], -1)).transpose(1, 2)  # (b, h, n', d / h)
-            (projected,) = shard.sum((E @ rows).transpose(1, 2).flatten(2))  # (b, h, k, d / h) -> (b, k, d)
-            return projected, None, None
-        projected = E @ rows  # (k, n') @ (b, n', d) -> (b, k, d)
-        if attention_mask is None:
-            row_sums = self.columns(0, shard.seq_length).sum(-1)[None, :, None]
-            return *shard.sum(projected), row_sums, None
-        return *shard.sum(projected, (attention_mask.to(E.dtype) @ E.mT)[..., None]), None
-
-
-class LinformerConvProjection(nn.Module):
-    """
-    A learned convolution along the sequence with kernel and stride n / k: E (or F) repeats one kernel of n / k weights in
-    each of its k rows, a window further each time. The kernel is of shape (n / k,), or (heads, n / k) with an own one for
-    each head. Initialised as mean pooling.
-    """
-
-    def __init__(self, config, layer_idx=0):
-        super().__init__()
-        heads = (config.num_attention_heads,) if config.projection_sharing == "none" else ()
-        self.weight = nn.Parameter(
-            torch.empty(*heads, config.max_position_embeddings // config.projected_dims[layer_idx])
-        )
-
-    def init_weights(self):
-        init.constant_(self.weight, 1 / self.weight.shape[-1])
-
-    def forward(self, rows, attention_mask, shard):
-        seq_length, window = rows.shape[1], self.weight.shape[-1]
-        # The window that the first row falls in, and how many rows of it come before
-        first_slot, before = shard.offset // window, shard.offset % window
-        slots = (before + seq_length + window - 1) // window
-        after = slots * window - before - seq_length
-        if attention_mask is None:
-            real = torch.ones_like(rows[..., 0])
-        else:
-            real = attention_mask.to(rows.dtype)
-            rows = rows * real[..., None]
-        real = nn.functional.pad(real, (before, after)).unflatten(1, (slots, window))  # (b, slots, n / k)
-        windows = nn.functional.pad(rows, (0, 0, before, after)).unflatten(1, (slots, window))  # (b, slots, n / k, d)
-
-        if self.weight.dim() == 1:
-            projected, row_sums = self.weight @ windows, real @ self.weight
-        else:
-            windows = windows.unflatten(-1, (self.weight.shape[0], -1))  # (b, slots, n / k, h, d / h)
-            projected = torch.einsum("bswhd,hw->bshd", windows, self.weight).flatten(2)
-            row_sums = real[..., 0]  # not needed
-        slots_behind = (shard.seq_length + window - 1) // window - first_slot - slots
-        parts = (projected, row_sums[..., None], real.amax(-1, keepdim=True).to(projected.dtype))
-        parts = [nn.functional.pad(part, (0, 0, first_slot, slots_behind)) for part in parts]
-        projected, row_sums, filled = shard.sum(*parts)
-        slot_weights = None if attention_mask is None else (filled > 0).mT
-        return projected, row_sums if self.weight.dim() == 1 else None, slot_weights
-
-
-class LinformerPoolProjection(nn.Module):
-    """
-    Mean or max pooling over k windows that adapt to each sequence's own length: the first token has a window of its own,
-    the others share the rest evenly. A sequence of at most k tokens has a token a window, which is full attention.
-    O(n d), and no parameters.
-    """
-
-    needs_rows = False  # to find the windows
-
-    def __init__(self, config, layer_idx=0):
-        super().__init__()
-        self.projected_dim = config.projected_dims[layer_idx]
-        self.mode = "max" if config.projection_type == "max_pool" else "mean"
-
-    def forward(self, rows, attention_mask, shard):
-        order, starts, local_starts, slot_weights = self.windows(rows, attention_mask, shard)
-        first_rows = rows.shape[1] * torch.arange(rows.shape[0], device=rows.device).unsqueeze(1)  # of each sequence
-        pooled = nn.functional.embedding_bag(
-            (first_rows + order).flatten(), rows.flatten(0, 1), (first_rows + local_starts).flatten(), mode=self.mode
-        )
-        pooled = pooled.unflatten(0, starts.shape)[:, :-1]
-        if shard.mesh is not None:
-            sizes, local_sizes = starts.diff().unsqueeze(-1), local_starts.diff().unsqueeze(-1)
-            if self.mode == "max":
-                pooled = shard.max(pooled.masked_fill(local_sizes == 0, -torch.inf)).masked_fill(sizes == 0, 0)
-            else:  # a mean of the means of the parts
-                parts = local_sizes.to(torch.promote_types(pooled.dtype, torch.float32)) / sizes.clamp(min=1)
-                (pooled,) = shard.sum(pooled * parts.to(pooled.dtype))
-        return pooled, None, slot_weights
-
-    def windows(self, rows, attention_mask, shard):
-        """
-        The tokens of each sequence in an order in which windows are contiguous, (b, n'), where each window starts in the
-        whole sequence, (b, slots + 1), the last one being of the padding and to be thrown away, where in this shard, and
-        the slots' weights.
-        """
-        (batch_size, seq_length), device = rows.shape[:2], rows.device
-        slots, lengths = min(self.projected_dim, shard.seq_length), shard.lengths
-        if attention_mask is None:
-            order = torch.arange(seq_length, device=device).expand(batch_size, -1)
-        else:
-            # The tokens of each sequence first, its padding behind them, wherever it was
-            order = attention_mask.int().argsort(dim=1, descending=True, stable=True)
-            rows = rows.gather(1, order.unsqueeze(-1).expand_as(rows)) if self.needs_rows else rows
-        starts = self.window_starts(rows, shard, slots).clamp(max=lengths)
-        local_starts = (starts - shard.preceding).clamp(min=0).minimum(shard.local_lengths)
-        return order, starts, local_starts, self.slot_weights(starts, lengths, attention_mask)
-
-    def window_starts(self, rows, shard, slots):
-        # Window 0 is token 0; window j + 1 starts at token 1 + j (length - 1) / (slots - 1), where `slots` is no more than
-        # the length. So j = slots - 1 gives the end.
-        lengths, steps = shard.lengths, torch.arange(slots, device=rows.device)
-        starts = 1 + steps * (lengths - 1).clamp(min=0) // (lengths.clamp(max=slots) - 1).clamp(min=1)
-        return nn.functional.pad(starts, (1, 0))
-
-    def slot_weights(self, starts, lengths, attention_mask):
-        if attention_mask is None:
-            return None
-        # A sequence of padding alone keeps one slot, or its softmax would have nothing to sum
-        return (torch.arange(starts.shape[1] - 1, device=lengths.device) < lengths.clamp(min=1)).unsqueeze(1)
-
-
-class LinformerSegmentPoolProjection(LinformerPoolProjection):
-    """
-    Mean pooling over k segments of the sequence's own: they begin where a row differs most from the one before it, so that
-    like is averaged with like. A segment of c tokens stands for c terms of the softmax's sum, and has the weight c in it.
-    The first token is a segment of its own, and a sequence of at most k tokens has a token a segment, which is full
-    attention. A step further than the paper, whose E does not depend on the input; O(n d), and no parameters.
-    """
-
-    needs_rows = True
-
-    def window_starts(self, rows, shard, slots):
-        lengths, places = shard.lengths, torch.arange(shard.seq_length, device=rows.device)
-        rows = rows.detach().to(torch.promote_types(rows.dtype, torch.float32))
-        before = rows.roll(1, dims=1)  # one copy at a time, as rows may be many
-        before[:, :1] = shard.row_before(rows)
-        steps = shard.join_tokens(before.sub_(rows).square_().sum(-1))
-        steps = steps.masked_fill(places <= 1, torch.inf).masked_fill(places >= lengths.clamp(min=1), -1)
-        # Gathered, as torch.export takes a slice's length for less than the whole
-        starts = steps.argsort(descending=True).gather(1, torch.arange(slots, device=rows.device).expand(rows.shape[0], -1))
-        return torch.cat([starts.sort().values, lengths], dim=1)
-
-    def slot_weights(self, starts, lengths, attention_mask):
-        sizes = starts.diff()
-        # A sequence of padding alone keeps one slot, or its softmax would have nothing to sum
-        return torch.where(torch.arange(sizes.shape[1], device=sizes.device) == 0, 1, sizes).unsqueeze(1)
-
-
-class LinformerAttentionPoolProjection(LinformerSegmentPoolProjection):
-    """
-    A weighted mean over the same segments: within each, for each head, a softmax of the tokens' scores for the sequence's
-    mean query. So a slot shows what a typical row would have attended to in it. Its weight in the softmax's sum is the
-    number of tokens that its weights amount to, the exponential of their entropy (c for c equal ones), which gives the
-    mean query the sum that full attention gives it. O(n d) for each head, and no parameters.
-    """
-
-    def forward(self, rows, attention_mask, shard, scores):
-        """Of `scores` (b, h, n'): the projected rows of each head, (b, h, slots, d)."""
-        batch_size, num_heads, seq_length = scores.shape
-        order, starts, local_starts, sizes = self.windows(rows, attention_mask, shard)
-        first_rows = seq_length * torch.arange(batch_size, device=rows.device).unsqueeze(1)
-        tokens = (first_rows + order).unsqueeze(1).expand_as(scores)
-        lists = torch.arange(batch_size * num_heads, device=rows.device).view(batch_size, num_heads, 1)
-        offsets = (seq_length * lists + local_starts.unsqueeze(1)).flatten()
-
-        # A softmax in each window, of which one may have far lower scores than the others, but its weights no sum of 0
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-        if attention_mask is not None:
-            scores = scores.masked_fill(~attention_mask.unsqueeze(1), torch.finfo(scores.dtype).min)
-        scores = (scores - shard.max(scores.detach().amax(-1, keepdim=True))).clamp(min=-60)
-        scores = scores.gather(-1, order.unsqueeze(1).expand_as(scores))
-        weights = scores.exp()
-        sums = nn.functional.embedding_bag(
-            torch.arange(weights.numel(), device=rows.device),
-            torch.stack([weights, weights * scores], dim=-1).flatten(0, 2),
-            offsets,
-            mode="sum",
-        )
-        sums, sums_of_scores = shard.sum(sums.view(batch_size, num_heads, -1, 2))[0].unbind(-1)
-        sums = sums.clamp(min=torch.finfo(sums.dtype).tiny)  # of an empty window
-        places = shard.preceding + torch.arange(seq_length, device=rows.device)
-        window = torch.searchsorted(starts, places, right=True) - 1
-        weights = weights / sums.gather(-1, window.unsqueeze(1).expand_as(scores))
-
-        pooled = nn.functional.embedding_bag(
-            tokens.flatten(), rows.flatten(0, 1), offsets, mode="sum", per_sample_weights=weights.flatten().to(rows.dtype)
-        )
-        (pooled,) = shard.sum(pooled.view(batch_size, num_heads, -1, rows.shape[-1])[:, :, :-1])
-        entropies = (sums.log() - sums_of_scores / sums)[:, :, :-1]
-        return pooled, None, entropies.exp() * (sizes > 0)
-
-
-PROJECTION_CLASSES = {
-    "linear": LinformerLinearProjection,
-    "conv": LinformerConvProjection,
-    "mean_pool": LinformerPoolProjection,
-    "max_pool": LinformerPoolProjection,
-    "attention_pool": LinformerAttentionPoolProjection,
-    "segment_pool": LinformerSegmentPoolProjection,
-}
-
-
 def has_shared_projection(config):
     """Whether one E = F serves the whole model. Poolings have no parameters to share, and may differ in k."""
     return config.projection_sharing == "layerwise" and config.has_learned_projection
+
+
+def split_blocks(rows, block_size):
+    """(b, n', ...) -> (b, m, block_size, ...), the last block filled up with zeros."""
+    length = rows.shape[1]
+    blocks = -(-length // block_size)
+    if torch.compiler.is_compiling() or length % block_size:
+        rows = nn.functional.pad(rows, (0, 0) * (rows.dim() - 2) + (0, blocks * block_size - length))
+    return rows.unflatten(1, (blocks, block_size))
+
+
+def join_blocks(rows, batch_size, length):
+    """(b m, block_size, ...) -> (b, n', ...), without what the last block was filled up with."""
+    return rows.unflatten(0, (batch_size, -1)).flatten(1, 2)[:, :length]
 
 
 def eager_attention_forward(
@@ -423,6 +109,7 @@ def eager_attention_forward(
     attention_mask: torch.Tensor | None,
     scaling: float,
     dropout: float = 0.0,
+    input_shape: tuple[int, int] | None = None,
     **kwargs: Unpack[TransformersKwargs],
 ):
     attn_weights = torch.matmul(query, key.transpose(2, 3)) * scaling  # (b, h, n, k)
@@ -430,28 +117,55 @@ def eager_attention_forward(
         attn_weights = attn_weights + attention_mask
 
     attn_weights = nn.functional.softmax(attn_weights, dim=-1)
-    if attn_weights.shape[-1] < module.projected_dim:
-        # An input too short to fill k slots: the empty ones get the weight 0, so that the shape is always (b, h, n, k)
-        empty_slots = module.projected_dim - attn_weights.shape[-1]
-        attn_weights = nn.functional.pad(attn_weights, (0, empty_slots))
-        value = nn.functional.pad(value, (0, 0, 0, empty_slots))
     attn_weights = nn.functional.dropout(attn_weights, p=dropout, training=module.training)
+    weights_of_blocks = attn_weights
+    if module.block_size:
+        # What is returned is of tokens, not of blocks, and what the output is computed from, so that it gets a gradient
+        attn_weights = join_blocks(attn_weights.transpose(1, 2), *input_shape)  # (b, n', h, block_size + k)
+        attn_weights = attn_weights.transpose(1, 2)
+        weights_of_blocks = split_blocks(attn_weights.transpose(1, 2), query.shape[2]).flatten(0, 1).transpose(1, 2)
 
-    attn_output = torch.matmul(attn_weights, value)
+    attn_output = torch.matmul(weights_of_blocks, value)
     attn_output = attn_output.transpose(1, 2).contiguous()
 
     return attn_output, attn_weights
 
 
+class LinformerProjected(NamedTuple):
+    """What the tokens of a layer attend to besides their own block, and keys and values of all tokens if these were needed."""
+
+    key_rows: torch.Tensor  # E K, (b, h, k, d / h)
+    value_rows: torch.Tensor  # F V, (b, h, k, d / h)
+    log_counts: torch.Tensor | None  # log c, (b, 1 or h, 1 or m, k), the lowest number for a row that is left out
+    mask: torch.Tensor | None  # (b, n')
+    key: torch.Tensor | None  # K, (b, n', d)
+    value: torch.Tensor | None  # V, (b, n', d)
+
+    def of_rows(self, rows: slice, block_size: int):
+        """The same for a slice of the tokens, which begins with a block."""
+        mask, key, value = (None if x is None else x[:, rows] for x in (self.mask, self.key, self.value))
+        log_counts = self.log_counts
+        if log_counts is not None and log_counts.shape[2] > 1:
+            log_counts = log_counts[:, :, rows.start // block_size : -(-rows.stop // block_size)]
+        return LinformerProjected(self.key_rows, self.value_rows, log_counts, mask, key, value)
+
+
 class LinformerSelfAttention(nn.Module):
-    """Equation 7 of the paper, for all heads of a layer."""
+    """
+    For all heads of a layer, equation 7 of the paper, and with blocks B of `block_size` tokens beside it, in one softmax:
+
+        head_i(B) = softmax( [ Q_B K_B^T / sqrt(d_head) , Q_B (E_i K)^T / sqrt(d_head) + log c_B ] ) . [ V_B ; F_i V ]
+
+    where a projected row counts for c_B tokens outside B. `project` computes E_i K and F_i V, which is all that a token needs
+    to know of other blocks, and `forward` the rest, for all tokens or for a slice of whole blocks.
+    """
 
     def __init__(self, config, layer_idx=None):
         super().__init__()
         self.config = config
         self.attention_head_size = config.hidden_size // config.num_attention_heads
         self.scaling = self.attention_head_size**-0.5
-        self.projected_dim = config.projected_dims[layer_idx]
+        self.block_size = config.block_sizes[layer_idx]
         self.is_causal = False
 
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
@@ -463,94 +177,109 @@ class LinformerSelfAttention(nn.Module):
         has_own_F = config.projection_sharing in ("none", "headwise") and config.has_learned_projection
         self.E = None if has_shared_projection(config) else projection_class(config, layer_idx)
         self.F = projection_class(config, layer_idx) if has_own_F else None
-        # An own E for each head acts on that head's features, and max pooling is not linear: these need K and V first.
-        self.features_first = config.projection_type == "max_pool" or (
-            config.projection_sharing == "none" and config.has_learned_projection
-        )
 
     def project(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        shard: SequenceShard,
+        tokens: Tokens,
         shared_projection: nn.Module | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """E K and F V, (b, h, k, d / h), and a mask of empty slots: all that a row needs to know of the others."""
+        chunk_size: int | None = None,
+    ) -> LinformerProjected:
         E = shared_projection if self.E is None else self.E
         F = E if self.F is None else self.F
-
-        if self.features_first:
-            key_layer, _, slot_weights = E(self.key(hidden_states), attention_mask, shard)
-            value_layer, _, _ = F(self.value(hidden_states), attention_mask, shard)
-        elif self.config.projection_type == "attention_pool":
-            scores = self.scores_of_mean_query(hidden_states, attention_mask, shard)
-            projected, _, slot_weights = E(hidden_states, attention_mask, shard, scores)  # E_i X for each head
-            key_layer, value_layer = (self.linear_per_head(linear, projected) for linear in (self.key, self.value))
+        key = value = weights = None
+        if chunk_size is not None and E.can_pool_hidden_states(hidden_states):
+            modules = (self.query, self.key, self.value)
+            key_rows, value_rows, weights = E.pool_hidden_states(hidden_states, tokens, *modules, chunk_size)
+        elif E.features_first:
+            key, value = self.key(hidden_states), self.value(hidden_states)
+            weights = E.weigh(tokens, hidden_states, self.query, key)
+            key_rows, value_rows = E(key, tokens, weights), F(value, tokens, weights)
         else:
-            projected, row_sums, slot_weights = E(hidden_states, attention_mask, shard)  # E X, of k rows
-            key_layer = self.linear_after_projection(self.key, projected, row_sums)
+            key_rows = value_rows = (E(hidden_states, tokens), E.row_sums(tokens, hidden_states.dtype))
             if F is not E:
-                projected, row_sums, _ = F(hidden_states, attention_mask, shard)
-            value_layer = self.linear_after_projection(self.value, projected, row_sums)
-
-        slot_mask = None
-        if slot_weights is not None:
-            # exp(s + log c) = c exp(s). An empty slot's score of 0 would still count, so it gets the least there is.
-            slot_mask = slot_weights.to(torch.promote_types(key_layer.dtype, torch.float32)).log()
-            slot_mask = slot_mask.to(key_layer.dtype).clamp(min=torch.finfo(key_layer.dtype).min).unsqueeze(2)
-        return self.split_heads(key_layer), self.split_heads(value_layer), slot_mask
+                value_rows = (F(hidden_states, tokens), F.row_sums(tokens, hidden_states.dtype))
+            key_rows = self.linear_after_projection(self.key, *key_rows)
+            value_rows = self.linear_after_projection(self.value, *value_rows)
+        log_counts = self.log_counts(E.counts(tokens, self.block_size, key_rows.dtype, weights), key_rows.dtype)
+        key_rows, value_rows = self.split_heads(key_rows), self.split_heads(value_rows)
+        return LinformerProjected(key_rows, value_rows, log_counts, tokens.mask, key, value)
 
     def forward(
-        self,
-        hidden_states: torch.Tensor,
-        key_layer: torch.Tensor,
-        value_layer: torch.Tensor,
-        slot_mask: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        self, hidden_states: torch.Tensor, projected: LinformerProjected, **kwargs: Unpack[TransformersKwargs]
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        query_layer = self.split_heads(self.query(hidden_states))  # (b, h, n, d / h)
+        query, key, value = self.query(hidden_states), projected.key_rows, projected.value_rows
+        bias, size, length = projected.log_counts, self.block_size, hidden_states.shape[1]
+        if size:
+            size = size if torch.compiler.is_compiling() else min(size, length)
+            own_key = self.key(hidden_states) if projected.key is None else projected.key
+            own_value = self.value(hidden_states) if projected.value is None else projected.value
+            query, own_key, own_value = (
+                self.split_heads(split_blocks(rows, size)) for rows in (query, own_key, own_value)  # (b, m, h, size, d / h)
+            )
+            bias = self.bias_of_blocks(projected, own_key.shape[1] * size, length, size)
+            # (b, h, k, d / h) -> (b m, h, b_size + k, d / h)
+            key, value = (
+                torch.cat([own.flatten(0, 1), rows.unsqueeze(1).expand(-1, own.shape[1], -1, -1, -1).flatten(0, 1)], dim=2)
+                for own, rows in ((own_key, key), (own_value, value))
+            )
+            query = query.flatten(0, 1)
+        else:
+            query = self.split_heads(query)  # (b, h, n', d / h)
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
         attn_output, attn_weights = attention_interface(
             self,
-            query_layer,
-            key_layer,
-            value_layer,
-            slot_mask,
+            query,
+            key,
+            value,
+            bias,
             dropout=0.0 if not self.training else self.dropout.p,
             scaling=self.scaling,
+            input_shape=hidden_states.shape[:2],
             **kwargs,
         )
-        return attn_output.flatten(2), attn_weights
+        attn_output = attn_output.flatten(2)
+        if size:
+            attn_output = join_blocks(attn_output, *hidden_states.shape[:2])
+        return attn_output, attn_weights
 
-    def scores_of_mean_query(self, hidden_states, attention_mask, shard):
-        """(b, h, n), up to a constant of each head. The mean of queries is the query of the mean row."""
-        weights = torch.ones_like(hidden_states[..., 0]) if attention_mask is None else attention_mask
-        weights = weights.to(torch.promote_types(hidden_states.dtype, torch.float32))
-        weights = weights / shard.lengths.clamp(min=1)
-        (mean_row,) = shard.sum(weights.to(hidden_states.dtype).unsqueeze(1) @ hidden_states)  # (b, 1, d)
-        mean_query = self.split_heads(self.query(mean_row))  # (b, h, 1, d / h)
-        mean_query = mean_query @ self.key.weight.unflatten(0, (-1, self.attention_head_size))  # q Wᵀ, (b, h, 1, d)
-        return mean_query.squeeze(2) @ hidden_states.mT * self.scaling
+    @staticmethod
+    def log_counts(counts, dtype):
+        if counts is None:
+            return None
+        # exp(s + log c) = c exp(s). A score of 0 would still count, so a row that is left out gets the least there is.
+        is_left_out = counts == 0
+        counts = counts.to(torch.promote_types(dtype, torch.float32)).masked_fill(is_left_out, 1)
+        return counts.log().to(dtype).masked_fill(is_left_out, torch.finfo(dtype).min)
 
-    def linear_per_head(self, linear, rows):
-        """(b, h, k, d) -> (b, k, d): each head's features of its own rows."""
-        weight = linear.weight.unflatten(0, (-1, self.attention_head_size))  # (h, d / h, d)
-        features = rows @ weight.mT + linear.bias.view(-1, 1, self.attention_head_size)
-        return features.transpose(1, 2).flatten(2)
+    def bias_of_blocks(self, projected, padded_length, length, block_size):
+        """(b m, 1 or h, 1, block_size + k): 0, or the lowest number for padding, then log c; or None where all are 0."""
+        mask, log_counts = projected.mask, projected.log_counts
+        if mask is None and padded_length == length and log_counts is None:
+            return None
+        rows, dtype = projected.key_rows, projected.key_rows.dtype
+        batch_size, k, blocks = rows.shape[0], rows.shape[2], padded_length // block_size
+        if mask is None:
+            mask = torch.ones(batch_size, length, dtype=torch.bool, device=rows.device)
+        mask = nn.functional.pad(mask, (0, padded_length - length)).unflatten(1, (blocks, 1, block_size))
+        own = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)  # (b, m, 1, block_size)
+        if log_counts is None:
+            log_counts = rows.new_zeros(1, 1, 1, 1)
+        log_counts = log_counts.transpose(1, 2).expand(batch_size, blocks, -1, k)  # (b, m, 1 or h, k)
+        own = own.expand(-1, -1, log_counts.shape[2], -1)
+        return torch.cat([own, log_counts], dim=-1).flatten(0, 1).unsqueeze(2)
 
     @staticmethod
     def linear_after_projection(linear, projected, row_sums):
-        # E (X W + 1 bᵀ) = (E X) W + (E 1) bᵀ: the sequence is projected first, so W meets k rows instead of n. `linear`
-        # has added the bias once.
-        output = linear(projected)
-        if row_sums is not None:
-            output = output + ((row_sums - 1) * linear.bias).to(output.dtype)
-        return output
+        # E (X W + 1 bᵀ) = (E X) W + (E 1) bᵀ: the sequence is projected first, so W meets k rows instead of n'. A row of
+        # zeros gives b, whatever the module is (a parameter read from outside would be unknown to adapters and quantisation).
+        output = linear(nn.functional.pad(projected, (0, 0, 0, 1)))
+        return output[:, :-1] + ((row_sums - 1) * output[:, -1:]).to(output.dtype)
 
     def split_heads(self, rows):
-        return rows.unflatten(-1, (-1, self.attention_head_size)).transpose(1, 2)
+        return rows.unflatten(-1, (-1, self.attention_head_size)).transpose(-3, -2)
 
 
 class LinformerSelfOutput(nn.Module):
@@ -573,8 +302,10 @@ class LinformerAttention(nn.Module):
         self.self = LinformerSelfAttention(config, layer_idx=layer_idx)
         self.output = LinformerSelfOutput(config)
 
-    def forward(self, hidden_states: torch.Tensor, *projected, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
-        attention_output, _ = self.self(hidden_states, *projected, **kwargs)
+    def forward(
+        self, hidden_states: torch.Tensor, projected: LinformerProjected, **kwargs: Unpack[TransformersKwargs]
+    ) -> torch.Tensor:
+        attention_output, _ = self.self(hidden_states, projected, **kwargs)
         return self.output(attention_output, hidden_states)
 
 
@@ -604,21 +335,21 @@ class LinformerOutput(nn.Module):
         return hidden_states
 
 
-def in_row_blocks(forward, seq_length, chunk_size, output=None):
+def in_chunks(forward, seq_length, chunk_size, output=None):
     """
-    `forward` of the slice of all rows, or, with `chunk_size`, of a slice of so many rows after the other.
+    `forward` of the slice of all tokens, or, with `chunk_size`, of a slice of that many tokens after the other.
 
-    The blocks, (b, rows, d), are written into `output`, if that is given and of their dtype, or else into a new tensor.
+    The chunks, (b, tokens, d), are written into `output`, if that is given and of their dtype, or else into a new tensor.
     """
     if chunk_size is None:
-        return forward(slice(None))
+        return forward(slice(0, seq_length))
     for start in range(0, seq_length, chunk_size):
         rows = slice(start, min(start + chunk_size, seq_length))
-        block = forward(rows)
-        if output is None or output.dtype != block.dtype:
-            output = block.new_empty(block.shape[0], seq_length, block.shape[2])
-        output[:, rows] = block
-        del block  # or it would be there beside all of the next one
+        chunk = forward(rows)
+        if output is None or output.dtype != chunk.dtype:
+            output = chunk.new_empty(chunk.shape[0], seq_length, chunk.shape[2])
+        output[:, rows] = chunk
+        del chunk  # or it would be there beside all of the next one
     return output
 
 
@@ -634,24 +365,26 @@ class LinformerLayer(GradientCheckpointingLayer):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        shard: SequenceShard,
+        tokens: Tokens,
         shared_projection: nn.Module | None = None,
         chunk_size: int | None = None,
         in_place: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        """With `chunk_size`, in blocks of so many rows; `in_place`, over `hidden_states` themselves."""
-        projected = self.attention.self.project(hidden_states, attention_mask, shard, shared_projection)
-        return in_row_blocks(
-            lambda rows: self.forward_rows(hidden_states[:, rows], *projected, **kwargs),
+        """With `chunk_size`, a chunk of that many tokens after the other; `in_place`, over `hidden_states` themselves."""
+        attention = self.attention.self
+        projected = attention.project(hidden_states, tokens, shared_projection, chunk_size)
+        if chunk_size is None:
+            return self.forward_chunk(hidden_states, projected, **kwargs)
+        return in_chunks(
+            lambda rows: self.forward_chunk(hidden_states[:, rows], projected.of_rows(rows, attention.block_size), **kwargs),
             hidden_states.shape[1],
             chunk_size,
             hidden_states if in_place else None,
         )
 
-    def forward_rows(self, hidden_states, *projected, **kwargs):
-        attention_output = self.attention(hidden_states, *projected, **kwargs)
+    def forward_chunk(self, hidden_states, projected, **kwargs):
+        attention_output = self.attention(hidden_states, projected, **kwargs)
         return apply_chunking_to_forward(
             self.feed_forward_chunk, self.chunk_size_feed_forward, self.seq_len_dim, attention_output
         )
@@ -672,14 +405,13 @@ class LinformerEncoder(nn.Module):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        shard: SequenceShard,
+        tokens: Tokens,
         chunk_size: int | None = None,
         in_place: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
         for layer_module in self.layer:
-            hidden_states = layer_module(hidden_states, attention_mask, shard, self.E, chunk_size, in_place, **kwargs)
+            hidden_states = layer_module(hidden_states, tokens, self.E, chunk_size, in_place, **kwargs)
 
         return BaseModelOutput(last_hidden_state=hidden_states)
 
@@ -696,7 +428,7 @@ class LinformerPooler(nn.Module):
 
 
 @auto_docstring
-class LinformerPreTrainedModel(PreTrainedModel):
+class LinformerPreTrainedModel(SequenceParallelMixin, PreTrainedModel):
     config: LinformerConfig
     base_model_prefix = "linformer"
     supports_gradient_checkpointing = True
@@ -709,71 +441,10 @@ class LinformerPreTrainedModel(PreTrainedModel):
         "attentions": LinformerSelfAttention,
     }
 
-    sequence_mesh = None  # see `set_sequence_mesh`
-    _labels_are_of_tokens = False
-
-    def set_sequence_mesh(self, mesh: DeviceMesh | None):
-        """
-        Shares each sequence among the processes of `mesh`, a device mesh of one dimension, or no longer with None: from now
-        on each process gives the model its part of it (`shard_inputs`), in the order of their ranks, and gets the hidden
-        states of its part. Losses, pooled outputs and the logits of whole sequences are the same in all of them.
-
-        Raises `ValueError` for a mesh of more dimensions.
-        """
-        if mesh is not None and mesh.ndim != 1:
-            raise ValueError(
-                f"`mesh` must have one dimension, got {mesh.ndim}: {mesh.mesh_dim_names}. Give the one that a sequence is"
-                " shared along, as in `mesh['sequence']`."
-            )
-        self.base_model.sequence_mesh = mesh
-
-    def shard_inputs(self, inputs: dict) -> dict:
-        """
-        This process's part of a batch that all processes of the sequence mesh have: of the tensors that are of tokens,
-        labels among them where this model's are, the parts differ in length by one token at most.
-
-        Raises `ValueError` for sequences of fewer tokens than processes.
-        """
-        mesh = self.base_model.sequence_mesh
-        if mesh is None:
-            return inputs
-        names = ["input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds"]
-        names += ["labels"] if self._labels_are_of_tokens else []
-        shards = dict(inputs)
-        for name in names:
-            if inputs.get(name) is not None:
-                dim = -2 if name == "inputs_embeds" else -1
-                if inputs[name].shape[dim] < mesh.size():
-                    raise ValueError(
-                        f"`{name}` is {inputs[name].shape[dim]} tokens long, too few for each of the {mesh.size()} processes"
-                        " that share a sequence. Pad it, or share it among fewer."
-                    )
-                shards[name] = inputs[name].tensor_split(mesh.size(), dim)[mesh.get_local_rank()].contiguous()
-        return shards
-
-    def first_token(self, hidden_states):
-        """(b, n', d) -> (b, 1, d): the first row of the whole sequence, in whichever process."""
-        mesh = self.base_model.sequence_mesh
-        if mesh is None:
-            return hidden_states[:, :1]
-        is_here = torch.tensor(mesh.get_local_rank() == 0, device=hidden_states.device)
-        return all_reduce(torch.where(is_here, hidden_states[:, :1], 0), mesh)
-
-    def token_loss(self, logits, labels, num_items_in_batch=None, **kwargs):
-        """
-        A mean over all labelled tokens of the whole sequences. With their number in all the batches that make a step, as
-        Trainer gives it, a loss is by convention this process's part of the mean over all of these.
-        """
-        mesh = self.base_model.sequence_mesh
-        if mesh is None or num_items_in_batch is not None:
-            return self.loss_function(logits, labels, num_items_in_batch=num_items_in_batch, **kwargs)
-        labelled = all_reduce((labels != -100).sum(), mesh)
-        return all_reduce(self.loss_function(logits, labels, num_items_in_batch=labelled, **kwargs), mesh)
-
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
-        if isinstance(module, (LinformerLinearProjection, LinformerConvProjection)):
+        if isinstance(module, LinformerLearnedProjection):
             module.init_weights()
         elif isinstance(module, LinformerLMHead):
             init.zeros_(module.bias)
@@ -808,12 +479,14 @@ class LinformerModel(LinformerPreTrainedModel):
         self.embeddings.word_embeddings = value
 
     def inference_chunk_size(self, seq_length, **kwargs):
-        """How many rows are computed at once, or None for all: with gradients every row is kept anyway."""
-        chunk_size = self.config.inference_chunk_size
+        """How many tokens, of whole blocks, are computed at once, or None for all: with gradients all are kept anyway."""
+        chunk_size, multiple = self.config.inference_chunk_size, self.config.block_multiple
         attentions = kwargs.get("output_attentions", self.config.output_attentions)
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or attentions:
             return None
-        return chunk_size if chunk_size and seq_length >= 4 * chunk_size else None
+        if not chunk_size or seq_length < 4 * chunk_size:
+            return None
+        return -(-chunk_size // multiple) * multiple
 
     @merge_with_config_defaults
     @capture_outputs
@@ -846,31 +519,29 @@ class LinformerModel(LinformerPreTrainedModel):
                 )
             attention_mask = attention_mask.bool()
         device = input_ids.device if input_ids is not None else inputs_embeds.device
-        shard = SequenceShard(input_shape, attention_mask, self.sequence_mesh, device)
-        if shard.seq_length > self.config.max_position_embeddings:
+        tokens = self.make_tokens(input_shape, attention_mask, device)
+        if tokens.seq_length > self.config.max_position_embeddings:
             raise ValueError(
-                f"The input is {shard.seq_length} tokens long, but this model reads at most"
+                f"The input is {tokens.seq_length} tokens long, but this model reads at most"
                 f" `max_position_embeddings` = {self.config.max_position_embeddings}. Truncate it"
                 f" (`tokenizer(..., truncation=True, max_length={self.config.max_position_embeddings})`) or use a model"
                 " with a larger `max_position_embeddings`."
             )
-        if attention_mask is None and shard.has_padding:  # in another process
-            attention_mask = torch.ones(input_shape, dtype=torch.bool, device=device)
 
         chunk_size = self.inference_chunk_size(input_shape[1], **kwargs)
         if position_ids is None:
-            position_ids = shard.offset + torch.arange(input_shape[1], device=device).unsqueeze(0)
+            position_ids = tokens.offset + torch.arange(input_shape[1], device=device).unsqueeze(0)
 
         def embed(rows):
             inputs = (input_ids, token_type_ids, position_ids, inputs_embeds)
-            return self.embeddings(*(None if rows_of is None else rows_of[:, rows] for rows_of in inputs))
+            embedded = self.embeddings(*(None if rows_of is None else rows_of[:, rows] for rows_of in inputs))
+            # So that nothing that stands in the padding, not a number included, reaches a sum
+            return embedded if tokens.mask is None else embedded.masked_fill(~tokens.mask[:, rows, None], 0)
 
-        hidden_states = in_row_blocks(embed, input_shape[1], chunk_size)
+        hidden_states = in_chunks(embed, input_shape[1], chunk_size)
         # Nobody else has the embeddings, nor what each layer makes of them, unless all hidden states are to be returned
         in_place = not kwargs.get("output_hidden_states", self.config.output_hidden_states)
-        sequence_output = self.encoder(
-            hidden_states, attention_mask, shard, chunk_size, in_place, **kwargs
-        ).last_hidden_state
+        sequence_output = self.encoder(hidden_states, tokens, chunk_size, in_place, **kwargs).last_hidden_state
         pooled_output = self.pooler(self.first_token(sequence_output)) if self.pooler is not None else None
 
         return BaseModelOutputWithPooling(last_hidden_state=sequence_output, pooler_output=pooled_output)
@@ -986,7 +657,7 @@ class LinformerClassificationHead(nn.Module):
         self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        x = features[:, 0, :]  # take <s> token (equiv. to [CLS])
+        x = features[:, 0, :]  # the <s> token (equiv. to [CLS]), or the mean of all tokens
         x = self.dropout(x)
         x = self.dense(x)
         x = torch.tanh(x)
@@ -1045,7 +716,12 @@ class LinformerForSequenceClassification(LinformerPreTrainedModel):
             return_dict=True,
             **kwargs,
         )
-        logits = self.classifier(self.first_token(outputs.last_hidden_state))
+        features = outputs.last_hidden_state
+        if self.config.classifier_pooling == "mean":
+            features = self.mean_of_tokens(features, attention_mask)
+        else:
+            features = self.first_token(features)
+        logits = self.classifier(features)
 
         loss = None
         if labels is not None:
@@ -1219,8 +895,7 @@ class LinformerForQuestionAnswering(LinformerPreTrainedModel):
             **kwargs,
         )
         logits = self.qa_outputs(outputs.last_hidden_state)
-        if self.linformer.sequence_mesh is not None:
-            logits = SequenceShard(logits.shape[:2], mesh=self.linformer.sequence_mesh, device=logits.device).whole(logits)
+        logits = self.join_parts(logits)
         start_logits, end_logits = (logits.squeeze(-1).contiguous() for logits in logits.split(1, dim=-1))
 
         loss = None

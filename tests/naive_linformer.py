@@ -1,11 +1,11 @@
 """
-Equation 7 of the paper as it is written, one head, one slot and one row at a time: the model is compared with it.
+The attention as it is written, one head, one block and one token at a time: the model is compared with it.
 
-    head_i = softmax( Q W_i^Q (E_i K W_i^K)^T / sqrt(d_head) ) . F_i V W_i^V
+    head_i(B) = softmax( [ Q_B K_B^T / sqrt(d_head) , Q_B (E_i K)^T / sqrt(d_head) + log c_B ] ) . [ V_B ; F_i V ]
 
-Features are projected first (K W^K, then E), over the real tokens of one sequence only, so neither the exchange of the
-two projections nor any mask of the model is repeated here. Plain torch operations on the model's own parameters:
-gradients flow.
+Without blocks this is equation 7 of the paper. Features are projected first (K W^K, then E), over the real tokens of one
+sequence only, so neither the exchange of the two projections nor any mask of the model is repeated here. Plain torch
+operations on the model's own parameters: gradients flow.
 """
 
 import math
@@ -41,27 +41,58 @@ def naive_self_attention(model, index, rows):
     d_head = config.hidden_size // config.num_attention_heads
     query, key, value = (linear(module, rows) for module in (attention.query, attention.key, attention.value))
 
-    segments = content_segments(rows, config.projected_dims[index])
+    k, block_size, length = config.projected_dims[index], config.block_sizes[index], len(rows)
     heads = []
     for head in range(config.num_attention_heads):
         features = slice(head * d_head, (head + 1) * d_head)
         E, F = projection_weights(model, index, head)
         if config.projection_type == "attention_pool":
-            E = F = attention_pool_weights(segments, query[:, features], key[:, features])
-        projected_key = project(config, index, E, key[:, features], segments)
-        projected_value = project(config, index, F, value[:, features], segments)
+            E = F = attention_pool_weights(pooling_windows(length, k), query[:, features], key[:, features])
+        projected_key = project(config, index, E, key[:, features])
+        projected_value = project(config, index, F, value[:, features])
         attended = []
-        for row in query[:, features]:
-            scores = torch.stack([row @ slot / math.sqrt(d_head) for slot in projected_key])
-            weights = scores.exp()
-            if config.projection_type == "segment_pool":
-                weights = weights * torch.tensor([len(segment) for segment in segments])
-            if config.projection_type == "attention_pool":
-                weights = weights * torch.stack([entropy(row).exp() for row in E])
-            weights = weights / weights.sum()
-            attended.append(sum(weight * slot for weight, slot in zip(weights, projected_value, strict=True)))
+        for token in range(length):
+            block = block_of(token, block_size, length)
+            keys, values = [key[other, features] for other in block], [value[other, features] for other in block]
+            counts = [1.0] * len(block)
+            for row, count in enumerate(row_counts(config, index, E, block, length)):
+                if count > 0:
+                    keys.append(projected_key[row])
+                    values.append(projected_value[row])
+                    counts.append(count)
+            scores = [query[token, features] @ other / math.sqrt(d_head) for other in keys]
+            weights = [count * score.exp() for count, score in zip(counts, scores, strict=True)]
+            attended.append(sum(weight / sum(weights) * other for weight, other in zip(weights, values, strict=True)))
         heads.append(torch.stack(attended))
     return torch.cat(heads, dim=-1)
+
+
+def block_of(token, block_size, length):
+    """The tokens of the block that a token is in; none without blocks."""
+    if block_size == 0:
+        return []
+    start = token // block_size * block_size
+    return list(range(start, min(start + block_size, length)))
+
+
+def row_counts(config, index, E, block, length):
+    """The number of tokens that each projected row counts for in the softmax of a block's tokens."""
+    k, has_blocks = config.projected_dims[index], config.block_sizes[index] > 0
+    if config.projection_type in ("linear", "conv"):
+        window = config.max_position_embeddings // k
+        rows = k if config.projection_type == "linear" else math.ceil(length / window)
+        return [1.0 if len(block) < length else 0.0] * rows
+    counts = []
+    for row, window in enumerate(pooling_windows(length, k)):
+        outside = [token for token in window if token not in block]
+        if config.projection_type == "attention_pool":
+            share = sum(E[row, token] for token in outside)
+            counts.append(entropy(E[row]).exp() * share if outside else 0.0)
+        else:
+            counts.append(float(len(outside)) if has_blocks else 1.0)
+    if has_blocks and config.far_token_limit is not None and length - len(block) > config.far_token_limit:
+        counts = [count * config.far_token_limit / (length - len(block)) for count in counts]
+    return counts
 
 
 def projection_weights(model, index, head):
@@ -78,28 +109,26 @@ def projection_weights(model, index, head):
     return attention.E.weight[head], attention.F.weight[head]
 
 
-def project(config, index, weight, rows, segments):
+def project(config, index, weight, rows):
     """The list of projected rows: k of them, or fewer where a short sequence leaves windows without a token."""
     n, k = config.max_position_embeddings, config.projected_dims[index]
     if config.projection_type in ("linear", "attention_pool"):
-        k = len(weight)
-        return [sum(weight[slot, token] * row for token, row in enumerate(rows)) for slot in range(k)]
+        return [sum(weight[row, token] * features for token, features in enumerate(rows)) for row in range(len(weight))]
     if config.projection_type == "conv":
         return [
             sum(kernel * row for kernel, row in zip(weight, rows[start : start + n // k], strict=False))
             for start in range(0, len(rows), n // k)
         ]
-    windows = segments if config.projection_type == "segment_pool" else pooling_windows(len(rows), k)
-    windows = [torch.stack([rows[token] for token in window]) for window in windows]
+    windows = [torch.stack([rows[token] for token in window]) for window in pooling_windows(len(rows), k)]
     return [window.amax(0) if config.projection_type == "max_pool" else window.mean(0) for window in windows]
 
 
-def attention_pool_weights(segments, query, key):
-    """E_i = F_i of a head: each segment's softmax of the scores for the mean query, one row a segment."""
+def attention_pool_weights(windows, query, key):
+    """E_i = F_i of a head: each window's softmax of the scores for the mean query, one row per window."""
     mean_query = sum(query) / len(query)
     weights = []
-    for segment in segments:
-        scores = {token: (mean_query @ key[token] / math.sqrt(len(mean_query))).exp() for token in segment}
+    for window in windows:
+        scores = {token: (mean_query @ key[token] / math.sqrt(len(mean_query))).exp() for token in window}
         zero = key.new_zeros(())
         weights.append(torch.stack([scores.get(token, zero) for token in range(len(key))]) / sum(scores.values()))
     return torch.stack(weights)
@@ -110,19 +139,14 @@ def entropy(weights):
 
 
 def pooling_windows(length, k):
-    """Which tokens each window holds: the first token has its own, the others share the rest evenly."""
-    windows, others = [[0]], range(1, length)
-    rest = min(k, length) - 1
+    """
+    Which tokens each window holds: the first token has its own. The others take their place in the rest by their order: the
+    windows divide a line evenly, and so do the tokens, each of which is in the window that its left end is in.
+    """
+    windows, others, rest = [[0]], length - 1, min(k, length) - 1
     for window in range(rest):
-        windows.append(others[window * len(others) // rest : (window + 1) * len(others) // rest])
+        windows.append([1 + other for other in range(others) if window <= other * rest / others < window + 1])
     return windows
-
-
-def content_segments(rows, k):
-    """Which tokens each segment of `segment_pool` holds: it begins at token 0, 1, or where the greatest steps are."""
-    steps = {token: torch.dist(rows[token], rows[token - 1]).item() for token in range(2, len(rows))}
-    starts = sorted([0, 1, *sorted(steps, key=steps.get, reverse=True)[: k - 2]])[: min(k, len(rows))]
-    return [range(start, end) for start, end in zip(starts, [*starts[1:], len(rows)], strict=True)]
 
 
 def linear(module, rows):

@@ -29,8 +29,12 @@ SIZES = {
 }
 LINEAR = [{"projection_sharing": sharing} for sharing in ("none", "headwise", "key_value", "layerwise")]
 CONV = [{"projection_type": "conv", "projection_sharing": sharing} for sharing in ("none", "key_value")]
-POOLS = [{"projection_type": name} for name in ("mean_pool", "max_pool", "segment_pool", "attention_pool")]
-PROJECTIONS = [*LINEAR, *CONV, *POOLS]
+POOLS = [{"projection_type": name} for name in ("mean_pool", "max_pool", "attention_pool")]
+WITHOUT_BLOCKS = [*LINEAR, *CONV, *POOLS]
+# Four processes share 29 tokens in parts of 5, 10, 5 and 9
+WITH_BLOCKS = [config | {"block_size": 5} for config in (LINEAR[0], LINEAR[3], CONV[0], *POOLS)]
+WITH_BLOCKS += [POOLS[2] | {"block_size": 5, "far_token_limit": 8}, POOLS[0] | {"block_size": [3, 0]}]
+PROJECTIONS = [*WITHOUT_BLOCKS, *WITH_BLOCKS]
 # Sequences of 29 tokens, which neither 2, 4, nor the convolution's windows of 4 divide; 5, fewer than k, is full attention
 LENGTHS = (29, 5)
 HEADS = ("MaskedLM", "TokenClassification", "SequenceClassification", "MultipleChoice", "QuestionAnswering")
@@ -71,10 +75,10 @@ def make_inputs(head="Model", length=29, padded=False):
     return inputs
 
 
-def uneven_shards(inputs, mesh):
-    """Each process one token, and the last all the others."""
+def uneven_shards(inputs, mesh, unit):
+    """Each process one token, or one block, and the last all the others."""
     rank, last = mesh.get_local_rank(), mesh.size() - 1
-    own = slice(rank, rank + 1 if rank < last else None)
+    own = slice(rank * unit, (rank + 1) * unit if rank < last else None)
     return {name: tensor[..., own].contiguous() for name, tensor in inputs.items()}
 
 
@@ -103,7 +107,7 @@ def compare(head, mesh, length=29, padded=False, uneven=False, train=True, check
         model.train()
         model.gradient_checkpointing_enable()
     model.set_sequence_mesh(mesh)
-    shards = uneven_shards(inputs, mesh) if uneven else model.shard_inputs(inputs)
+    shards = uneven_shards(inputs, mesh, model.config.block_multiple) if uneven else model.shard_inputs(inputs)
     outputs, gradients = results(model, shards, train)
     assert outputs.keys() == expected.keys()
     # Where this process's tokens are in the whole
@@ -153,9 +157,13 @@ def refusal(call):
 def refusals(mesh):
     model = make_model()
     model.set_sequence_mesh(mesh)
+    blocks = make_model(block_size=5)
+    blocks.set_sequence_mesh(mesh)
     rank = mesh.get_local_rank()
     tokens = make_inputs()["input_ids"]
     return {
+        "fewer blocks than processes": refusal(lambda: blocks.shard_inputs({"input_ids": tokens[:, :5]})),
+        "a part that is not of whole blocks": refusal(lambda: blocks(tokens[:, :3])),
         "fewer tokens than processes": refusal(lambda: model.shard_inputs({"input_ids": tokens[:, :1]})),
         "no tokens": refusal(lambda: model(tokens[:, : 0 if rank == 1 else 3])),
         "too long": refusal(lambda: model(tokens)),
@@ -171,17 +179,21 @@ def main(path, die=False):
         os._exit(9)
     found = {}
     for config, padded, length in product(PROJECTIONS, (False, True), LENGTHS):
-        name = " ".join([*config.values(), str(length), "padded" if padded else ""]).strip()
+        if config in WITH_BLOCKS and length < 5 * mesh.size():
+            continue
+        name = " ".join([*map(str, config.values()), str(length), "padded" if padded else ""]).strip()
         found[name] = compare("Model", mesh, length, padded, **config)
     for config in PROJECTIONS:
-        name = " ".join(config.values())
+        name = " ".join(map(str, config.values()))
         found[f"{name} uneven"] = compare("Model", mesh, padded=True, uneven=True, **config)
         found[f"{name} checkpointing"] = compare("MaskedLM", mesh, padded=True, checkpointing=True, **config)
-        found[f"{name} in rows"] = compare("Model", mesh, padded=True, train=False, inference_chunk_size=2, **config)
+        found[f"{name} in chunks"] = compare("Model", mesh, padded=True, train=False, inference_chunk_size=2, **config)
     for head in HEADS:
         found[head] = compare(head, mesh, padded=True)
+        found[f"{head} blocks"] = compare(head, mesh, padded=True, projection_type="attention_pool", block_size=5)
+    found["mean of tokens"] = compare("SequenceClassification", mesh, padded=True, classifier_pooling="mean")
     for config in PROJECTIONS:
-        found[f"{' '.join(config.values())} float32"] = compare("Model", mesh, padded=True, train=False, dtype=torch.float32, **config)
+        found[f"{' '.join(map(str, config.values()))} float32"] = compare("Model", mesh, padded=True, train=False, dtype=torch.float32, **config)
     found["sparse_prediction"] = compare("MaskedLM", mesh, sparse_prediction=True)
     found["refusals"] = refusals(mesh)
     if dist.get_world_size() == 4:

@@ -82,7 +82,7 @@ def test_a_part_that_is_met_exactly_is_enough(size):
 
 
 @pytest.mark.parametrize("model_type", CONFIGS)
-def test_projected_dims_for_mass_are_those_of_the_formula(model_type):
+def test_the_spectrum_is_that_of_the_formula(model_type):
     torch.manual_seed(0)
     config, auto_class = CONFIGS[model_type], transformers.AutoModelForMaskedLM
     model = auto_class.from_config(copy.deepcopy(config), attn_implementation="sdpa").train()
@@ -98,40 +98,7 @@ def test_projected_dims_for_mass_are_those_of_the_formula(model_type):
         masses.append((values.cumsum(-1) / values.sum(-1, keepdims=True)).mean(0))
     np.testing.assert_allclose(choose_k.spectrum(model, sequences), np.stack(masses), atol=1e-5)
 
-    for mass in (0.9, 0.99):
-        wanted = [int((layer.mean(0) >= mass).argmax()) + 1 for layer in masses]
-        assert choose_k.projected_dims_for_mass(model, sequences, mass) == wanted
-    assert wanted[0] != wanted[1], "the order of the layers would not show"
     assert model.training and model.config._attn_implementation == "sdpa", "the model was changed"
-
-
-def test_projected_dims_for_mean_keep_as_much_as_it_affords():
-    torch.manual_seed(0)
-    model = transformers.AutoModel.from_config(CONFIGS["bert"])
-    for layer, scale in zip(model.encoder.layer, (1, 20)):  # nearly uniform attention, and a sharper one
-        torch.nn.init.normal_(layer.attention.self.query.weight, std=scale)
-    sequences = torch.randint(3, 300, (2, N))
-    cumulative = choose_k.spectrum(model, sequences)
-    possible = [choose_k.choose_projected_dims(cumulative, mass) for mass in cumulative.mean(1).flatten()]
-    differ = 0
-    for k in range(2, N + 1):
-        dims = choose_k.choose_projected_dims(cumulative, choose_k.affordable_mass(cumulative, k))
-        assert dims in possible, "not the same part of the mass in each layer"
-        assert sum(dims) == max(sum(other) for other in possible if sum(other) <= k * len(dims))
-        differ += len(set(dims)) > 1
-    assert differ > N / 2
-    assert choose_k.projected_dims_for_mean(model, sequences, N) == dims
-    with pytest.raises(ValueError, match="`k` must be from 2 to"):
-        choose_k.projected_dims_for_mean(model, sequences, 1)
-
-
-def test_projected_dims_are_such_as_poolings_take():
-    model = transformers.AutoModel.from_config(CONFIGS["bert"])
-    for layer in model.encoder.layer:
-        torch.nn.init.zeros_(layer.attention.self.query.weight)  # uniform attention, of rank 1
-    sequences = torch.randint(3, 300, (2, N))
-    assert choose_k.projected_dims_for_mass(model, sequences) == [2, 2]
-    assert choose_k.choose_projected_dims(choose_k.cumulative_mass(torch.eye(8)).expand(3, 2, 8), 1.0) == [8, 8, 8]
 
 
 # Closeness
@@ -152,11 +119,14 @@ def test_closeness_is_1_at_k_equal_to_n_and_less_below(model_type):
     torch.manual_seed(0)
     model = transformers.AutoModel.from_config(CONFIGS[model_type]).eval()
     sequences = torch.randint(3, 300, (4, N))
-    rows, other = choose_k.measure_closeness(model, sequences, ["mean_pool", "conv"], [4, N])
-    asked = [("mean_pool", 4), ("mean_pool", N), ("conv", 4), ("conv", N)]
-    assert [(row["projection_type"], row["k"]) for row in rows] == asked
-    assert abs(rows[0]["per_token"][0] - rows[2]["per_token"][0]) > 1e-3, "the windows of conv are others"
+    rows, other = choose_k.measure_closeness(model, sequences, ["mean_pool", "conv"], [4, N], [0, 8])
+    asked = [(name, b, k) for name in ("mean_pool", "conv") for b in (0, 8) for k in (4, N)]
+    assert [(row["projection_type"], row["block_size"], row["k"]) for row in rows] == asked
+    assert abs(rows[0]["per_token"][0] - rows[4]["per_token"][0]) > 1e-3, "the windows of conv are others"
+    assert rows[2]["per_token"][0] > rows[0]["per_token"][0], "blocks bring it closer"
     for row in rows:
+        if row["projection_type"] == "conv" and row["block_size"]:
+            continue  # whose rows count a block's own tokens again
         for measure in choose_k.MEASURES:
             mean, spread = row[measure]
             if row["k"] == N:
@@ -184,25 +154,25 @@ def figures(monkeypatch):
 
 @pytest.mark.parametrize(("model_type", "n"), [("bert", N), ("roberta", N), ("distilbert", N // 2)])
 def test_tables_numbers_and_plots(model_type, n, models, text_file, tmp_path, capsys, figures):
-    options = ["--projection_types", "mean_pool", "linear", "--mass=0.8"]
+    ks = [k for k in (4, 16, 32) if k <= n]
+    options = ["--projection_types", "mean_pool", "linear", "--mass=0.8", "--block_sizes", "0", "--projected_dims", *map(str, ks)]
     if n < N:
         options.append(f"--max_seq_length={n}")
     choose_k.main(arguments(models / model_type, text_file, tmp_path, *options))
     numbers = json.loads((tmp_path / "choose_k.json").read_text())
     assert (numbers["n"], numbers["samples"], numbers["mass"]) == (n, 3, 0.8)
-    ks = [k for k in (2, 4, 8, 16, 32) if k <= n]
     found = [(row["projection_type"], row["k"]) for row in numbers["closeness"]]
     assert found == [("mean_pool", k) for k in ks] + [("linear", k) for k in ks]
     assert {row["k"] for row in numbers["closeness"] if row["per_token"][0] > 1 - 1e-5} == {n}
-    for curve, k in zip(numbers["cumulative_by_layer"], numbers["projected_dims"], strict=True):
-        assert len(curve) == n and curve[k - 1] >= 0.8 and (k == 2 or curve[k - 2] < 0.8)
+    for curve, k in zip(numbers["cumulative_by_layer"], numbers["smallest_k_by_layer"], strict=True):
+        assert len(curve) == n and curve[k - 1] >= 0.8 and (k == 1 or curve[k - 2] < 0.8)
     assert np.shape(numbers["cumulative_at_quarter_by_head"]) == (2, 2)
 
     tables = (tmp_path / "choose_k.md").read_text(encoding="utf-8")
     assert tables in capsys.readouterr().out
-    assert f"| linear | {n} | 1.000 ± 0.000 | 1.000 ± 0.000 |" in tables
+    assert f"| linear | 0 | {n} | 1.000 ± 0.000 | 1.000 ± 0.000 |" in tables
     by_head = numbers["cumulative_at_quarter_by_head"]
-    for layer, k in enumerate(numbers["projected_dims"]):
+    for layer, k in enumerate(numbers["smallest_k_by_layer"]):
         (line,) = (line for line in tables.splitlines() if line.startswith(f"| {layer} |"))
         _, _, of_layer, least, greatest, at_quarter, _ = line.split("|")
         assert int(of_layer) == k and int(least) <= k <= int(greatest)
@@ -212,7 +182,7 @@ def test_tables_numbers_and_plots(model_type, n, models, text_file, tmp_path, ca
     shown = {container.get_label(): container[0].get_ydata() for container in axes.containers}
     for row in numbers["closeness"]:
         for measure in choose_k.MEASURES:
-            means = shown[f"{row['projection_type']}, {measure.replace('_', ' ')}"]
+            means = shown[f"{row['projection_type']}, no blocks, {measure.replace('_', ' ')}"]
             assert means[ks.index(row["k"])] == row[measure][0]
     assert set(shown["another document, per token"]) == {numbers["closeness_of_another_document"]["per_token"][0]}
     left, right, _ = figures["spectrum.png"].axes

@@ -216,8 +216,8 @@ class LinformerModelTester:
 
     def __init__(self, parent, projected_dim=5, **projection):
         self.parent = parent
-        # Attentions are n by k
-        self.key_length = projected_dim
+        # Attentions are n by k, or, with blocks, by a block's tokens and k
+        self.key_length = min(projection.get("block_size", 0), self.seq_length) + projected_dim
         self.projection = {"projected_dim": projected_dim, **projection}
 
     def get_config(self):
@@ -350,6 +350,12 @@ class LinformerMeanPoolTest(LinformerModelTest):
     """With a projection that has no parameters."""
 
     projection = {"projection_type": "mean_pool"}
+
+
+class LinformerBlocksTest(LinformerModelTest):
+    """With what a converted model has: blocks and `attention_pool`; its inputs are of more than two blocks."""
+
+    projection = {"projection_type": "attention_pool", "block_size": 5, "far_token_limit": 6}
 
 
 class LinformerConvTest(LinformerModelTest):

@@ -40,7 +40,7 @@ def pair(tmp_path_factory):
         attention_probs_dropout_prob=0.0,
     )
     teacher = BertForMaskedLM(config)
-    student = convert_to_linformer(teacher, projected_dim=4)
+    student = convert_to_linformer(teacher, projected_dim=4, block_size=8)
     for model, name in ((teacher, "teacher"), (student, "student")):
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)

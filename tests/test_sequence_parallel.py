@@ -6,10 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from processes import ROOT, offline
-
-from modeling_linformer.modeling_linformer import SequenceShard
 
 
 WORKER = Path(__file__).parent / "sequence_worker.py"
@@ -54,7 +51,9 @@ def test_together_with_data_parallelism(found):
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ("fewer tokens than processes", "is 1 tokens long, too few for each of the"),
+        ("fewer tokens than processes", "is 1 tokens long, too few tokens for each of the"),
+        ("fewer blocks than processes", "is 5 tokens long, too few blocks of 5 tokens for each of the"),
+        ("a part that is not of whole blocks", "but each but the last must be of whole blocks, a multiple of 5 tokens"),
         ("no tokens", "the one of rank 1 has no token of it: the parts are [3, 0"),
         ("too long", "tokens long, but this model reads at most `max_position_embeddings` = 32"),
         ("dimensions", "`mesh` must have one dimension, got 2"),
@@ -69,11 +68,3 @@ def test_a_process_that_dies_ends_the_others(tmp_path):
     assert process.returncode == 1
     assert "exitcode  : 9" in process.stderr
     assert not (tmp_path / "found.json").exists()
-
-
-def test_one_process_exchanges_nothing():
-    # Without torch.distributed started, any collective would raise
-    shard = SequenceShard((2, 5), torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]))
-    rows = torch.ones(2, 3, 4)
-    assert shard.sum(rows)[0] is rows and shard.max(rows) is rows
-    assert shard.lengths.tolist() == [[3], [5]] and shard.preceding.tolist() == [[0], [0]]

@@ -16,7 +16,7 @@ from configuration_linformer import LinformerConfig
 
 
 HEADS = sorted(name for name in modeling_linformer.__all__ if name != "LinformerPreTrainedModel")
-CODE = {"configuration_linformer.py", "modeling_linformer.py"}
+CODE = {"configuration_linformer.py", "modeling_linformer.py", "projections.py", "sequence_parallel.py"}
 
 # What the code of a checkpoint may take from outside itself. A list of what is allowed, not of what is forbidden: torch,
 # transformers and the builtins have more ways to files, connections and processes than anybody can list (torch.load and
@@ -24,13 +24,13 @@ CODE = {"configuration_linformer.py", "modeling_linformer.py"}
 # compute and nothing else.
 ALLOWED = re.compile(
     r"""
-    __all__ | ValueError | bool | dict | float | getattr | int | isinstance | len | list | min | property | range | set | slice
-    | staticmethod | str | sum | super | tuple
-    | collections\.abc\.Callable | dataclasses\.field | huggingface_hub\.dataclasses\.strict
-    | torch\.(LongTensor | Tensor | arange | bool | cat | compiler\.is_compiling | einsum | empty | finfo | full | full_like
-        | float32 | inf | is_grad_enabled | matmul | no_grad | ones | ones_like | promote_types | searchsorted | stack
-        | tanh | tensor | where | zeros | zeros_like)
-    | torch\.distributed\.(_functional_collectives\.(all_reduce | wait_tensor) | device_mesh\.DeviceMesh)
+    __all__ | NotImplementedError | ValueError | any | bool | dict | float | getattr | int | isinstance | len | list | max | min
+    | property | range | set | slice | staticmethod | str | sum | super | tuple
+    | collections\.abc\.Callable | math\.lcm | typing\.NamedTuple | dataclasses\.field | huggingface_hub\.dataclasses\.strict
+    | torch\.(LongTensor | Tensor | arange | bool | cat | compiler\.is_compiling | empty | finfo | float32 | full | inf
+        | is_grad_enabled | long | matmul | no_grad | ones | ones_like | promote_types | tanh | tensor | where | zeros
+        | zeros_like)
+    | torch\.distributed\._functional_collectives\.(all_reduce | wait_tensor)
     | torch\.nn\.([A-Z]\w+ | functional\.\w+)
     | transformers\.(
         activations\.(ACT2FN | gelu)
@@ -46,6 +46,8 @@ ALLOWED = re.compile(
         | utils\.output_capturing\.capture_outputs
     )
     | \.configuration_linformer\.LinformerConfig
+    | \.projections\.(LinformerLearnedProjection | PROJECTION_CLASSES | Tokens | accumulable)
+    | \.sequence_parallel\.SequenceParallelMixin
     """,
     re.VERBOSE,
 )
@@ -218,9 +220,11 @@ def test_the_code_needs_torch_and_transformers_only_and_opens_nothing(tmp_path):
     save("LinformerForMaskedLM", tmp_path)
     allowed = {
         # huggingface_hub is a dependency of transformers, and the home of `strict`
-        "configuration_linformer.py": {"dataclasses", "huggingface_hub", "transformers"},
+        "configuration_linformer.py": {"dataclasses", "huggingface_hub", "math", "transformers"},
         # Relative imports travel with one dot only
-        "modeling_linformer.py": {"collections", "torch", "transformers", "."},
+        "modeling_linformer.py": {"collections", "torch", "transformers", "typing", "."},
+        "projections.py": {"torch", "transformers", "typing"},
+        "sequence_parallel.py": {"torch", "."},
     }
     assert {path.name for path in tmp_path.glob("*.py")} == set(allowed) == CODE
     for name, packages in allowed.items():
