@@ -19,8 +19,11 @@ with E_i, F_i of shape (k, n), equation 7 of the paper:
 
     head_i = softmax( Q W_i^Q (E_i K W_i^K)^T / sqrt(d_head) ) . F_i V W_i^V
 
-Names as in the paper: n tokens, k projected rows, E and F the projections of keys and of values. In the shapes behind
-tensor steps, b is the batch, h the heads, d the hidden size, and "slot" is short for one of the k projected rows.
+With `block_size`, a token also attends to the tokens of its own block, exactly. `LinformerSelfAttention` has both; what E and
+F are is in projections.py, and how a sequence is shared among processes in sequence_parallel.py.
+
+Names as in the paper: n tokens, k projected rows, E and F the projections of keys and of values. In the shapes after tensor
+steps, b is the batch, n' the length of the input, h the heads, d the hidden size, and m the number of blocks.
 """
 
 from collections.abc import Callable
@@ -91,7 +94,7 @@ def split_blocks(rows, block_size):
     """(b, n', ...) -> (b, m, block_size, ...), the last block filled up with zeros."""
     length = rows.shape[1]
     blocks = -(-length // block_size)
-    if torch.compiler.is_compiling() or length % block_size:
+    if torch.compiler.is_compiling() or length % block_size:  # no question about a length that is dynamic
         rows = nn.functional.pad(rows, (0, 0) * (rows.dim() - 2) + (0, blocks * block_size - length))
     return rows.unflatten(1, (blocks, block_size))
 
@@ -179,18 +182,14 @@ class LinformerSelfAttention(nn.Module):
         self.F = projection_class(config, layer_idx) if has_own_F else None
 
     def project(
-        self,
-        hidden_states: torch.Tensor,
-        tokens: Tokens,
-        shared_projection: nn.Module | None = None,
-        chunk_size: int | None = None,
+        self, hidden_states: torch.Tensor, tokens: Tokens, shared_projection: nn.Module | None = None
     ) -> LinformerProjected:
         E = shared_projection if self.E is None else self.E
         F = E if self.F is None else self.F
         key = value = weights = None
-        if chunk_size is not None and E.can_pool_hidden_states(hidden_states):
+        if E.can_pool_hidden_states(hidden_states, tokens):
             modules = (self.query, self.key, self.value)
-            key_rows, value_rows, weights = E.pool_hidden_states(hidden_states, tokens, *modules, chunk_size)
+            key_rows, value_rows, weights = E.pool_hidden_states(hidden_states, tokens, *modules)
         elif E.features_first:
             key, value = self.key(hidden_states), self.value(hidden_states)
             weights = E.weigh(tokens, hidden_states, self.query, key)
@@ -201,31 +200,19 @@ class LinformerSelfAttention(nn.Module):
                 value_rows = (F(hidden_states, tokens), F.row_sums(tokens, hidden_states.dtype))
             key_rows = self.linear_after_projection(self.key, *key_rows)
             value_rows = self.linear_after_projection(self.value, *value_rows)
-        log_counts = self.log_counts(E.counts(tokens, self.block_size, key_rows.dtype, weights), key_rows.dtype)
+        log_counts = E.log_counts(tokens, self.block_size, key_rows.dtype, weights)
         key_rows, value_rows = self.split_heads(key_rows), self.split_heads(value_rows)
         return LinformerProjected(key_rows, value_rows, log_counts, tokens.mask, key, value)
 
     def forward(
         self, hidden_states: torch.Tensor, projected: LinformerProjected, **kwargs: Unpack[TransformersKwargs]
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        query, key, value = self.query(hidden_states), projected.key_rows, projected.value_rows
-        bias, size, length = projected.log_counts, self.block_size, hidden_states.shape[1]
-        if size:
-            size = size if torch.compiler.is_compiling() else min(size, length)
-            own_key = self.key(hidden_states) if projected.key is None else projected.key
-            own_value = self.value(hidden_states) if projected.value is None else projected.value
-            query, own_key, own_value = (
-                self.split_heads(split_blocks(rows, size)) for rows in (query, own_key, own_value)  # (b, m, h, size, d / h)
-            )
-            bias = self.bias_of_blocks(projected, own_key.shape[1] * size, length, size)
-            # (b, h, k, d / h) -> (b m, h, b_size + k, d / h)
-            key, value = (
-                torch.cat([own.flatten(0, 1), rows.unsqueeze(1).expand(-1, own.shape[1], -1, -1, -1).flatten(0, 1)], dim=2)
-                for own, rows in ((own_key, key), (own_value, value))
-            )
-            query = query.flatten(0, 1)
+        query = self.query(hidden_states)
+        if self.block_size:
+            query, key, value, bias = self.join_rows_to_blocks(query, hidden_states, projected)
         else:
-            query = self.split_heads(query)  # (b, h, n', d / h)
+            query, key, value = self.split_heads(query), projected.key_rows, projected.value_rows  # (b, h, n' or k, d / h)
+            bias = projected.log_counts
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
@@ -241,35 +228,36 @@ class LinformerSelfAttention(nn.Module):
             **kwargs,
         )
         attn_output = attn_output.flatten(2)
-        if size:
-            attn_output = join_blocks(attn_output, *hidden_states.shape[:2])
-        return attn_output, attn_weights
+        return join_blocks(attn_output, *hidden_states.shape[:2]) if self.block_size else attn_output, attn_weights
 
-    @staticmethod
-    def log_counts(counts, dtype):
-        if counts is None:
-            return None
-        # exp(s + log c) = c exp(s). A score of 0 would still count, so a row that is left out gets the least there is.
-        is_left_out = counts == 0
-        counts = counts.to(torch.promote_types(dtype, torch.float32)).masked_fill(is_left_out, 1)
-        return counts.log().to(dtype).masked_fill(is_left_out, torch.finfo(dtype).min)
+    def join_rows_to_blocks(self, query, hidden_states, projected):
+        """
+        The queries (b m, h, block_size, d / h) of each of m blocks, its keys and values (b m, h, block_size + k, d / h), the
+        projected rows after its own, and what is added to their scores, (b m, 1 or h, 1, block_size + k), or None.
+        """
+        (batch_size, length), k = hidden_states.shape[:2], projected.key_rows.shape[2]
+        block_size = self.block_size if torch.compiler.is_compiling() else min(self.block_size, length)
+        key = self.key(hidden_states) if projected.key is None else projected.key
+        value = self.value(hidden_states) if projected.value is None else projected.value
+        query, key, value = (self.split_heads(split_blocks(rows, block_size)) for rows in (query, key, value))
+        blocks = query.shape[1]
+        key, value = (
+            torch.cat([own, rows.unsqueeze(1).expand(-1, blocks, -1, -1, -1)], dim=3).flatten(0, 1)
+            for own, rows in ((key, projected.key_rows), (value, projected.value_rows))
+        )
+        query, is_full = query.flatten(0, 1), not torch.compiler.is_compiling() and length % block_size == 0
+        if projected.mask is None and projected.log_counts is None and is_full:
+            return query, key, value, None
 
-    def bias_of_blocks(self, projected, padded_length, length, block_size):
-        """(b m, 1 or h, 1, block_size + k): 0, or the lowest number for padding, then log c; or None where all are 0."""
-        mask, log_counts = projected.mask, projected.log_counts
-        if mask is None and padded_length == length and log_counts is None:
-            return None
-        rows, dtype = projected.key_rows, projected.key_rows.dtype
-        batch_size, k, blocks = rows.shape[0], rows.shape[2], padded_length // block_size
-        if mask is None:
-            mask = torch.ones(batch_size, length, dtype=torch.bool, device=rows.device)
-        mask = nn.functional.pad(mask, (0, padded_length - length)).unflatten(1, (blocks, 1, block_size))
-        own = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)  # (b, m, 1, block_size)
-        if log_counts is None:
-            log_counts = rows.new_zeros(1, 1, 1, 1)
+        is_token = projected.mask
+        if is_token is None:
+            is_token = torch.ones(batch_size, length, dtype=torch.bool, device=query.device)
+        is_token = split_blocks(is_token, block_size).unsqueeze(2)  # (b, m, 1, block_size)
+        bias = torch.zeros_like(is_token, dtype=query.dtype).masked_fill(~is_token, torch.finfo(query.dtype).min)
+        log_counts = query.new_zeros(1, 1, 1, 1) if projected.log_counts is None else projected.log_counts
         log_counts = log_counts.transpose(1, 2).expand(batch_size, blocks, -1, k)  # (b, m, 1 or h, k)
-        own = own.expand(-1, -1, log_counts.shape[2], -1)
-        return torch.cat([own, log_counts], dim=-1).flatten(0, 1).unsqueeze(2)
+        bias = torch.cat([bias.expand(-1, -1, log_counts.shape[2], -1), log_counts], dim=-1)
+        return query, key, value, bias.flatten(0, 1).unsqueeze(2)
 
     @staticmethod
     def linear_after_projection(linear, projected, row_sums):
@@ -335,16 +323,16 @@ class LinformerOutput(nn.Module):
         return hidden_states
 
 
-def in_chunks(forward, seq_length, chunk_size, output=None):
+def in_chunks(forward, tokens, output=None):
     """
-    `forward` of the slice of all tokens, or, with `chunk_size`, of a slice of that many tokens after the other.
+    `forward` of the slice of all tokens, or, with `tokens.chunk_size`, of one chunk after the other.
 
     The chunks, (b, tokens, d), are written into `output`, if that is given and of their dtype, or else into a new tensor.
     """
-    if chunk_size is None:
+    seq_length = tokens.index.shape[1]
+    if tokens.chunk_size is None:
         return forward(slice(0, seq_length))
-    for start in range(0, seq_length, chunk_size):
-        rows = slice(start, min(start + chunk_size, seq_length))
+    for rows in tokens.chunks():
         chunk = forward(rows)
         if output is None or output.dtype != chunk.dtype:
             output = chunk.new_empty(chunk.shape[0], seq_length, chunk.shape[2])
@@ -367,19 +355,17 @@ class LinformerLayer(GradientCheckpointingLayer):
         hidden_states: torch.Tensor,
         tokens: Tokens,
         shared_projection: nn.Module | None = None,
-        chunk_size: int | None = None,
         in_place: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        """With `chunk_size`, a chunk of that many tokens after the other; `in_place`, over `hidden_states` themselves."""
+        """In the chunks of `tokens`; `in_place`, these are written over `hidden_states` themselves."""
         attention = self.attention.self
-        projected = attention.project(hidden_states, tokens, shared_projection, chunk_size)
-        if chunk_size is None:
+        projected = attention.project(hidden_states, tokens, shared_projection)
+        if tokens.chunk_size is None:
             return self.forward_chunk(hidden_states, projected, **kwargs)
         return in_chunks(
             lambda rows: self.forward_chunk(hidden_states[:, rows], projected.of_rows(rows, attention.block_size), **kwargs),
-            hidden_states.shape[1],
-            chunk_size,
+            tokens,
             hidden_states if in_place else None,
         )
 
@@ -406,12 +392,11 @@ class LinformerEncoder(nn.Module):
         self,
         hidden_states: torch.Tensor,
         tokens: Tokens,
-        chunk_size: int | None = None,
         in_place: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
         for layer_module in self.layer:
-            hidden_states = layer_module(hidden_states, tokens, self.E, chunk_size, in_place, **kwargs)
+            hidden_states = layer_module(hidden_states, tokens, self.E, in_place, **kwargs)
 
         return BaseModelOutput(last_hidden_state=hidden_states)
 
@@ -528,7 +513,7 @@ class LinformerModel(LinformerPreTrainedModel):
                 " with a larger `max_position_embeddings`."
             )
 
-        chunk_size = self.inference_chunk_size(input_shape[1], **kwargs)
+        tokens.chunk_size = self.inference_chunk_size(tokens.seq_length, **kwargs)
         if position_ids is None:
             position_ids = tokens.offset + torch.arange(input_shape[1], device=device).unsqueeze(0)
 
@@ -538,10 +523,10 @@ class LinformerModel(LinformerPreTrainedModel):
             # So that nothing that stands in the padding, not a number included, reaches a sum
             return embedded if tokens.mask is None else embedded.masked_fill(~tokens.mask[:, rows, None], 0)
 
-        hidden_states = in_chunks(embed, input_shape[1], chunk_size)
+        hidden_states = in_chunks(embed, tokens)
         # Nobody else has the embeddings, nor what each layer makes of them, unless all hidden states are to be returned
         in_place = not kwargs.get("output_hidden_states", self.config.output_hidden_states)
-        sequence_output = self.encoder(hidden_states, tokens, chunk_size, in_place, **kwargs).last_hidden_state
+        sequence_output = self.encoder(hidden_states, tokens, in_place, **kwargs).last_hidden_state
         pooled_output = self.pooler(self.first_token(sequence_output)) if self.pooler is not None else None
 
         return BaseModelOutputWithPooling(last_hidden_state=sequence_output, pooler_output=pooled_output)

@@ -31,9 +31,11 @@ class Tokens:
         seq_length: n' of the whole sequences, padding included.
         lengths: (b, 1), the number of tokens of each whole sequence without its padding, at least 1.
         index: (b, n'), of each token among those of its sequence. Padding has the index of the last token before it.
+        chunk_size: how many tokens a layer computes at once, to save memory, or None for all.
     """
 
     offset = 0
+    chunk_size = None
 
     def __init__(self, shape, mask=None, device=None):
         if mask is not None:
@@ -51,6 +53,11 @@ class Tokens:
         else:
             self.local_index = (mask.cumsum(1) - 1).clamp(min=0)
             self.local_lengths = mask.sum(1, keepdim=True)
+
+    def chunks(self):
+        """The slices of `chunk_size` tokens that this part consists of."""
+        length, size = self.index.shape[1], self.chunk_size
+        return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
     def sum(self, part):
         """The sum of `part` over all parts of a sequence."""
@@ -108,7 +115,7 @@ class LinformerProjection(nn.Module):
         """What `forward` and `counts` need besides, which only `attention_pool` computes from the tokens."""
         return None
 
-    def can_pool_hidden_states(self, hidden_states):
+    def can_pool_hidden_states(self, hidden_states, tokens):
         """Whether `pool_hidden_states` is there, and costs next to nothing at this length."""
         return False
 
@@ -127,6 +134,16 @@ class LinformerProjection(nn.Module):
         With blocks it depends on the block. A row that counts for 0 is left out. `dtype` is that of keys and values.
         """
         raise NotImplementedError
+
+    def log_counts(self, tokens, block_size, dtype, weights=None):
+        """What `counts` add to the rows' scores, as exp(s + log c) = c exp(s), in the same shape, or None for nothing."""
+        counts = self.counts(tokens, block_size, dtype, weights)
+        if counts is None:
+            return None
+        # A score of 0 would still count, so a row that is left out gets the lowest there is
+        is_left_out = counts == 0
+        counts = counts.to(torch.promote_types(dtype, torch.float32)).masked_fill(is_left_out, 1)
+        return counts.log().to(dtype).masked_fill(is_left_out, torch.finfo(dtype).min)
 
 
 class LinformerLearnedProjection(LinformerProjection):
@@ -314,8 +331,9 @@ class LinformerAttentionPoolProjection(LinformerMeanPoolProjection):
         return mean_query * (mean_query.shape[-1] // self.num_heads) ** -0.5
 
     def weigh(self, tokens, hidden_states, query, key):
-        scores = accumulable(key) * self.mean_query(tokens, hidden_states, query)
-        return self.weigh_scores(tokens, scores.unflatten(-1, (self.num_heads, -1)).sum(-1))
+        heads = torch.eye(self.num_heads, device=key.device).repeat_interleave(key.shape[-1] // self.num_heads, dim=1)
+        directions = self.mean_query(tokens, hidden_states, query) * heads  # (b, h, d), of each head's features alone
+        return self.weigh_scores(tokens, accumulable(key) @ directions.mT)
 
     def weigh_scores(self, tokens, scores):
         """Of the scores (b, n', h) for the mean query."""
@@ -333,9 +351,31 @@ class LinformerAttentionPoolProjection(LinformerMeanPoolProjection):
         return AttentionPoolWeights(weights / of_token(sums), entropies[:, :-1].exp())
 
     def forward(self, rows, tokens, weights=None):
-        weighted = (rows.unflatten(-1, (self.num_heads, -1)) * weights.of_tokens.unsqueeze(-1)).flatten(-2)
-        sums = sum_windows(weighted, self.windows(tokens), self.projected_dim + 1)[:, :-1]
+        rows_of_heads = rows.unflatten(-1, (self.num_heads, -1))
+        if tokens.chunk_size is not None:
+            sums = self.sum_in_chunks(rows_of_heads.transpose(1, 2), tokens, weights).transpose(1, 2).flatten(2)
+        else:
+            weighted = (rows_of_heads * weights.of_tokens.unsqueeze(-1)).flatten(-2)
+            sums = sum_windows(weighted, self.windows(tokens), self.projected_dim + 1)[:, :-1]
         return tokens.sum(sums).to(rows.dtype)
+
+    def sum_in_chunks(self, rows, tokens, weights):
+        """(b, h or 1, n', size) -> (b, h, k, size): E of a chunk after the other, without a weighted copy of all rows."""
+        windows = self.windows(tokens)
+        sums = weights.counts.new_zeros(rows.shape[0], self.num_heads, self.projected_dim + 1, rows.shape[-1])
+        for chunk in tokens.chunks():
+            # A chunk's tokens are in few windows, one after another
+            own = windows[:, None, None, chunk]
+            first = own.min()
+            last = own.where(own < self.projected_dim, first).max()
+            E = own == torch.arange(first, last + 1, device=own.device).unsqueeze(-1)  # (b, 1, few, chunk)
+            E = (E * weights.of_tokens[:, chunk].mT.unsqueeze(2)).to(rows.dtype)  # (b, h, few, chunk)
+            if rows.shape[1] == 1:  # one product for all heads
+                part = (E.flatten(1, 2) @ rows[:, 0, chunk]).unflatten(1, E.shape[1:3])
+            else:
+                part = E @ rows[:, :, chunk]
+            sums[:, :, first : last + 1] += part
+        return sums[:, :, :-1]
 
     def counts(self, tokens, block_size, dtype, weights=None):
         counts = weights.counts.mT.unsqueeze(2)  # (b, h, 1, k)
@@ -348,41 +388,24 @@ class LinformerAttentionPoolProjection(LinformerMeanPoolProjection):
             counts = self.limit_counts(counts * (1 - own).clamp(min=torch.finfo(own.dtype).tiny), tokens, block_size)
         return counts * (self.sizes(tokens, block_size) > 0).unsqueeze(1)
 
-    def can_pool_hidden_states(self, hidden_states):
-        return hidden_states.shape[1] >= 8 * hidden_states.shape[-1]
+    def can_pool_hidden_states(self, hidden_states, tokens):
+        return tokens.chunk_size is not None and tokens.seq_length >= 8 * hidden_states.shape[-1]
 
-    def pool_hidden_states(self, hidden_states, tokens, query, key, value, chunk_size):
+    def pool_hidden_states(self, hidden_states, tokens, query, key, value):
         """
         The projected keys and values, (b, k, d), and the weights, without the keys and values of all tokens, which are more
         memory than all else: q (W x + b) = (W^T q) x + q b lets scores be taken of hidden states, whose weighted means then
         meet W. The matrices are what the modules make of the rows of an identity matrix, so this costs as much as d tokens
         more. For inference only.
         """
-        batch_size, _, size = hidden_states.shape
-        identity = torch.eye(size, dtype=hidden_states.dtype, device=hidden_states.device)
-        key_matrix, key_bias, value_matrix, value_bias = (
-            accumulable(part)
-            for module in (key, value)
-            for part in self.matrix_and_bias(module(nn.functional.pad(identity, (0, 0, 0, 1))))
-        )  # (h, d, d / h) and (h, 1, d / h)
+        identity = torch.eye(hidden_states.shape[-1], dtype=hidden_states.dtype, device=hidden_states.device)
+        identity = nn.functional.pad(identity, (0, 0, 0, 1))
+        (key_matrix, key_bias), (value_matrix, value_bias) = (self.matrix_and_bias(each(identity)) for each in (key, value))
         mean_query = self.mean_query(tokens, hidden_states, query).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         directions = (key_matrix @ mean_query.mT).squeeze(-1)  # W^T q, (b, h, d)
-        weights = self.weigh_scores(tokens, hidden_states @ directions.mT.to(hidden_states.dtype))
-
-        windows = self.windows(tokens)
-        pooled = key_matrix.new_zeros(batch_size, self.num_heads, self.projected_dim + 1, size)
-        for start in range(0, hidden_states.shape[1], chunk_size):
-            rows = slice(start, start + chunk_size)
-            # A chunk's tokens are in few windows, one after another: E of these, as a matrix
-            own, is_token = windows[:, rows], windows[:, rows] < self.projected_dim
-            first = own.min()
-            last = own.where(is_token, first).max()
-            E = torch.arange(first, last + 1, device=own.device).unsqueeze(-1) == own[:, None, None]  # (b, 1, few, chunk)
-            E = E * weights.of_tokens[:, rows].mT.unsqueeze(2)
-            pooled[:, :, first : last + 1] += (E.flatten(1, 2).to(hidden_states.dtype) @ hidden_states[:, rows]).unflatten(
-                1, (self.num_heads, -1)
-            )
-        pooled = tokens.sum(pooled[:, :, :-1])
+        scores = [accumulable(hidden_states[:, chunk]) @ directions.mT for chunk in tokens.chunks()]
+        weights = self.weigh_scores(tokens, torch.cat(scores, dim=1))
+        pooled = tokens.sum(self.sum_in_chunks(hidden_states.unsqueeze(1), tokens, weights))
         key_rows, value_rows = (
             (pooled @ matrix + bias).transpose(1, 2).flatten(2).to(hidden_states.dtype)
             for matrix, bias in ((key_matrix, key_bias), (value_matrix, value_bias))
@@ -390,8 +413,8 @@ class LinformerAttentionPoolProjection(LinformerMeanPoolProjection):
         return key_rows, value_rows, weights
 
     def matrix_and_bias(self, output):
-        """W^T and b, by heads, from W^T + b with a row of b alone after it."""
-        output = output.unflatten(-1, (self.num_heads, -1)).transpose(0, 1)  # (h, d + 1, d / h)
+        """W^T, (h, d, d / h), and b, (h, 1, d / h), from W^T + b with a row of b alone after it."""
+        output = accumulable(output).unflatten(-1, (self.num_heads, -1)).transpose(0, 1)
         return output[:, :-1] - output[:, -1:], output[:, -1:]
 
 

@@ -188,6 +188,10 @@ def main(path, die=False):
         found[f"{name} uneven"] = compare("Model", mesh, padded=True, uneven=True, **config)
         found[f"{name} checkpointing"] = compare("MaskedLM", mesh, padded=True, checkpointing=True, **config)
         found[f"{name} in chunks"] = compare("Model", mesh, padded=True, train=False, inference_chunk_size=2, **config)
+    # Hidden states pooled instead of keys: from 8 d tokens on
+    for block_size in (0, 5):
+        long = {"projection_type": "attention_pool", "hidden_size": 3, "inference_chunk_size": 2, "block_size": block_size}
+        found[f"attention_pool {block_size} long"] = compare("Model", mesh, padded=True, uneven=True, train=False, **long)
     for head in HEADS:
         found[head] = compare(head, mesh, padded=True)
         found[f"{head} blocks"] = compare(head, mesh, padded=True, projection_type="attention_pool", block_size=5)
