@@ -52,7 +52,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_linformer import LinformerConfig
-from .projections import PROJECTION_CLASSES, LinformerLearnedProjection, Tokens
+from .projections import PROJECTION_CLASSES, LinformerLearnedProjection, Tokens, number_of_blocks
 from .sequence_parallel import SequenceParallelMixin
 
 
@@ -93,15 +93,27 @@ def has_shared_projection(config):
 def split_blocks(rows, block_size):
     """(b, n', ...) -> (b, m, block_size, ...), the last block filled up with zeros."""
     length = rows.shape[1]
-    blocks = -(-length // block_size)
+    blocks = number_of_blocks(length, block_size)
     if torch.compiler.is_compiling() or length % block_size:  # no question about a length that is dynamic
         rows = nn.functional.pad(rows, (0, 0) * (rows.dim() - 2) + (0, blocks * block_size - length))
     return rows.unflatten(1, (blocks, block_size))
 
 
+# The next two go by way of a single dimension, where torch has nothing to find out about m, for which it would compile again
+
+
+def merge_blocks(rows):
+    """(b, m, ...) -> (b m, ...)."""
+    return rows.flatten().unflatten(0, (-1, *rows.shape[2:]))
+
+
 def join_blocks(rows, batch_size, length):
     """(b m, block_size, ...) -> (b, n', ...), without what the last block was filled up with."""
-    return rows.unflatten(0, (batch_size, -1)).flatten(1, 2)[:, :length]
+    rows = rows.flatten().unflatten(0, (batch_size, -1, *rows.shape[2:]))
+    if torch.compiler.is_compiling():
+        # A slice, which could be of all rows, would be a question too
+        return rows.index_select(1, torch.arange(length, device=rows.device))
+    return rows[:, :length]
 
 
 def eager_attention_forward(
@@ -126,7 +138,7 @@ def eager_attention_forward(
         # What is returned is of tokens, not of blocks, and what the output is computed from, so that it gets a gradient
         attn_weights = join_blocks(attn_weights.transpose(1, 2), *input_shape)  # (b, n', h, block_size + k)
         attn_weights = attn_weights.transpose(1, 2)
-        weights_of_blocks = split_blocks(attn_weights.transpose(1, 2), query.shape[2]).flatten(0, 1).transpose(1, 2)
+        weights_of_blocks = merge_blocks(split_blocks(attn_weights.transpose(1, 2), query.shape[2])).transpose(1, 2)
 
     attn_output = torch.matmul(weights_of_blocks, value)
     attn_output = attn_output.transpose(1, 2).contiguous()
@@ -239,13 +251,14 @@ class LinformerSelfAttention(nn.Module):
         block_size = self.block_size if torch.compiler.is_compiling() else min(self.block_size, length)
         key = self.key(hidden_states) if projected.key is None else projected.key
         value = self.value(hidden_states) if projected.value is None else projected.value
-        query, key, value = (self.split_heads(split_blocks(rows, block_size)) for rows in (query, key, value))
-        blocks = query.shape[1]
+        query = self.split_heads(merge_blocks(split_blocks(query, block_size)))
+        key, value = (self.split_heads(split_blocks(rows, block_size)) for rows in (key, value))
+        blocks = key.shape[1]
         key, value = (
-            torch.cat([own, rows.unsqueeze(1).expand(-1, blocks, -1, -1, -1)], dim=3).flatten(0, 1)
+            merge_blocks(torch.cat([own, rows.unsqueeze(1).expand(-1, blocks, -1, -1, -1)], dim=3))
             for own, rows in ((key, projected.key_rows), (value, projected.value_rows))
         )
-        query, is_full = query.flatten(0, 1), not torch.compiler.is_compiling() and length % block_size == 0
+        is_full = not torch.compiler.is_compiling() and length % block_size == 0
         if projected.mask is None and projected.log_counts is None and is_full:
             return query, key, value, None
 
@@ -257,7 +270,7 @@ class LinformerSelfAttention(nn.Module):
         log_counts = query.new_zeros(1, 1, 1, 1) if projected.log_counts is None else projected.log_counts
         log_counts = log_counts.transpose(1, 2).expand(batch_size, blocks, -1, k)  # (b, m, 1 or h, k)
         bias = torch.cat([bias.expand(-1, -1, log_counts.shape[2], -1), log_counts], dim=-1)
-        return query, key, value, bias.flatten(0, 1).unsqueeze(2)
+        return query, key, value, merge_blocks(bias).unsqueeze(2)
 
     @staticmethod
     def linear_after_projection(linear, projected, row_sums):

@@ -18,6 +18,15 @@ from torch import nn
 from transformers import initialization as init
 
 
+def number_of_blocks(length, block_size):
+    """
+    m, the blocks that hold `length` tokens. Compiled or exported, one more, of padding alone: torch takes a size of 1 for a
+    constant, so that a single block would need a graph of its own. (Not -(-length // block_size): ONNX rounds towards 0.)
+    """
+    extra = block_size if torch.compiler.is_compiling() else 0
+    return (length + extra + block_size - 1) // block_size
+
+
 class Tokens:
     """
     The tokens of a batch of sequences: which of them are padding, and where the others stand.
@@ -76,7 +85,7 @@ class Tokens:
     def block_borders(self, block_size):
         """Two tensors (b, m, 1): the index of the first token of each block of this part, and of the first one after it."""
         seq_length = self.index.shape[1]
-        blocks = -(-seq_length // block_size)
+        blocks = number_of_blocks(seq_length, block_size)
         is_token = torch.ones_like(self.index) if self.mask is None else self.mask.long()
         sizes = nn.functional.pad(is_token, (0, blocks * block_size - seq_length)).unflatten(1, (blocks, block_size)).sum(-1)
         ends = sizes.cumsum(1) + (self.index[:, :1] - self.local_index[:, :1])
@@ -382,7 +391,7 @@ class LinformerAttentionPoolProjection(LinformerMeanPoolProjection):
         if block_size:
             # What of a window's weights lies outside the block
             num_windows, blocks = self.projected_dim + 1, tokens.block_of_position(block_size)
-            num_blocks = -(-blocks.shape[0] // block_size)
+            num_blocks = number_of_blocks(blocks.shape[0], block_size)
             own = sum_windows(weights.of_tokens, blocks * num_windows + self.windows(tokens), num_blocks * num_windows)
             own = own.unflatten(1, (num_blocks, num_windows))[:, :, :-1].permute(0, 3, 1, 2)  # (b, h, m, k)
             counts = self.limit_counts(counts * (1 - own).clamp(min=torch.finfo(own.dtype).tiny), tokens, block_size)

@@ -27,7 +27,7 @@ ALLOWED = re.compile(
     __all__ | NotImplementedError | ValueError | any | bool | dict | float | getattr | int | isinstance | len | list | max | min
     | property | range | set | slice | staticmethod | str | sum | super | tuple
     | collections\.abc\.Callable | math\.lcm | typing\.NamedTuple | dataclasses\.field | huggingface_hub\.dataclasses\.strict
-    | torch\.(LongTensor | Tensor | arange | bool | cat | compiler\.is_compiling | empty | finfo | float32 | full | inf
+    | torch\.(LongTensor | Tensor | arange | bool | cat | compiler\.is_compiling | empty | eye | finfo | float32 | full | inf
         | is_grad_enabled | long | matmul | no_grad | ones | ones_like | promote_types | tanh | tensor | where | zeros
         | zeros_like)
     | torch\.distributed\._functional_collectives\.(all_reduce | wait_tensor)
@@ -46,7 +46,7 @@ ALLOWED = re.compile(
         | utils\.output_capturing\.capture_outputs
     )
     | \.configuration_linformer\.LinformerConfig
-    | \.projections\.(LinformerLearnedProjection | PROJECTION_CLASSES | Tokens | accumulable)
+    | \.projections\.(LinformerLearnedProjection | PROJECTION_CLASSES | Tokens | number_of_blocks)
     | \.sequence_parallel\.SequenceParallelMixin
     """,
     re.VERBOSE,

@@ -1,0 +1,152 @@
+"""The model as one graph for every batch size and length: by torch.export, in ONNX, and under torch.compile."""
+
+import functools
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from configuration_linformer import LinformerConfig
+from modeling_linformer import LinformerForMaskedLM, LinformerForSequenceClassification
+
+
+# The models are tiny: a second thread costs more than it gives
+torch.set_num_threads(1)
+
+PAD, N, K, BLOCK = 1, 24, 6, 5
+
+# A layer without blocks and one with blocks: to trace both at once takes three quarters of the time
+BLOCK_SIZES = [0, BLOCK]
+SIZES = {
+    "vocab_size": 50,
+    "hidden_size": 30,
+    "num_hidden_layers": len(BLOCK_SIZES),
+    "num_attention_heads": 3,
+    "intermediate_size": 37,
+    "max_position_embeddings": N,
+    "projected_dim": K,
+    "block_size": BLOCK_SIZES,
+    "pad_token_id": PAD,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+
+# A batch size and a length. All graphs are traced with the first; no block is full or there is only one; k tokens, and one
+# more than a block; whole blocks; n, and one less.
+SHAPES = [(3, 13), (2, 2), (3, 4), (2, BLOCK), (4, K), (3, 2 * BLOCK), (2, 4 * BLOCK), (4, N - 1), (5, N)]
+# torch.compile compiles anew for each size that is 1, whatever the model does; an exported graph has to serve here too
+SHAPES_OF_ONE = [(1, 13), (1, N), (3, 1), (1, 1)]
+
+types = pytest.mark.parametrize("projection_type", ["linear", "conv", "mean_pool", "max_pool", "attention_pool"])
+with_and_without_mask = pytest.mark.parametrize("with_mask", [False, True], ids=["no-mask", "mask"])
+
+
+def make_model(model_class=LinformerForMaskedLM, **config):
+    """A model in which every parameter is random: fresh ones have zero biases, which would hide a lost bias."""
+    model = model_class(LinformerConfig(**SIZES, **config)).eval()
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        scale = 0.2 if parameter.dim() > 1 else 0.5
+        values = scale * torch.randn(parameter.shape, generator=generator) + name.endswith("LayerNorm.weight")
+        parameter.data.copy_(values)
+    return model
+
+
+def make_inputs(batch_size, length, with_mask):
+    """With a mask, each sequence is 3 tokens shorter than the one before it, down to a single token."""
+    ids = torch.randint(PAD + 1, SIZES["vocab_size"], (batch_size, length), generator=torch.Generator().manual_seed(0))
+    if not with_mask:
+        return {"input_ids": ids}
+    lengths = (length - 3 * torch.arange(batch_size)).clamp(min=1)
+    mask = torch.arange(length) < lengths.unsqueeze(1)
+    return {"input_ids": ids.masked_fill(~mask, PAD), "attention_mask": mask.long()}
+
+
+def assert_equal(actual, expected):
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def export(model, with_mask):
+    inputs = make_inputs(*SHAPES[0], with_mask)
+    sizes = {0: torch.export.Dim("batch", min=1, max=64), 1: torch.export.Dim("length", min=1, max=N)}
+    return torch.export.export(model, (), inputs, dynamic_shapes=dict.fromkeys(inputs, sizes), strict=False)
+
+
+@functools.cache
+def exported(projection_type, with_mask):
+    """A model, and what it is exported as: for torch.export and ONNX both, as it takes seconds."""
+    model = make_model(projection_type=projection_type)
+    return model, export(model, with_mask)
+
+
+def check_graph(graph, model, with_mask):
+    for shape in SHAPES + SHAPES_OF_ONE:
+        inputs = make_inputs(*shape, with_mask)
+        assert_equal(graph(**inputs).logits, model(**inputs).logits)
+
+
+@with_and_without_mask
+@types
+@torch.no_grad()
+def test_torch_export_gives_one_graph(projection_type, with_mask):
+    model, program = exported(projection_type, with_mask)
+    check_graph(program.module(), model, with_mask)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"projection_type": "linear", "projection_sharing": "none"},
+        {"projection_type": "conv", "projection_sharing": "none"},
+        # Sequences of more than a block and 8 tokens reach the limit
+        {"projection_type": "attention_pool", "far_token_limit": 8},
+    ],
+    ids=lambda config: "-".join(map(str, config.values())),
+)
+@torch.no_grad()
+def test_torch_export_of_other_configurations(config):
+    model = make_model(**config)
+    check_graph(export(model, with_mask=True).module(), model, with_mask=True)
+
+
+@torch.no_grad()
+def test_torch_export_of_a_classifier_of_the_mean():
+    model = make_model(LinformerForSequenceClassification, classifier_pooling="mean")
+    check_graph(export(model, with_mask=True).module(), model, with_mask=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # from within torch.onnx
+@types
+@torch.no_grad()
+def test_onnx_gives_one_graph(projection_type, tmp_path):
+    for package in ("onnx", "onnxscript"):
+        pytest.importorskip(package, reason="torch.onnx.export needs onnx and onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime runs what torch.onnx.export makes")
+
+    model, program = exported(projection_type, with_mask=True)
+    path = tmp_path / "model.onnx"
+    torch.onnx.export(program, f=path, dynamo=True, verbose=False)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    for shape in SHAPES + SHAPES_OF_ONE:
+        inputs = make_inputs(*shape, with_mask=True)
+        (logits,) = session.run(None, {name: values.numpy() for name, values in inputs.items()})
+        assert_equal(torch.from_numpy(logits), model(**inputs).logits)
+
+
+# Both backends trace, which is where torch sets conditions on sizes; aot_eager does so a second time, operator by operator
+@pytest.mark.parametrize("backend, with_mask", [("eager", False), ("aot_eager", True)], ids=["no-mask", "mask"])
+@types
+@torch._dynamo.config.patch(specialize_float=True)  # or torch.compile traces twice, to find that no float is an input
+@torch.no_grad()
+def test_torch_compile_makes_one_graph(projection_type, backend, with_mask):
+    torch._dynamo.reset()
+    model = make_model(projection_type=projection_type)
+    counter = CompileCounterWithBackend(backend)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=counter)
+    for shape in SHAPES:
+        inputs = make_inputs(*shape, with_mask)
+        assert_equal(compiled(**inputs).logits, model(**inputs).logits)
+        assert counter.frame_count == 1, f"compiled again for {shape}"
