@@ -1,23 +1,12 @@
 # Copyright 2026 The transformers-linformer authors.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """
-What int8 costs on a task: a fine-tuned classifier's accuracy with float32 and with int8 linear layers.
+Measure what int8 costs on a task: the accuracy of a fine-tuned classifier with float32 and with int8 linear layers.
 
     python -m benchmarks.int8 --model_name_or_path sst2 --validation_file sst2-validation.jsonl
     python -m benchmarks.int8 --help
 
-The checkpoint is one of run_glue.py, and the file has its labels, as ids or as the classes' names.
+The checkpoint is one of linformer-glue, and the labels of the file are ids or the names of the classes.
 """
 
 import argparse
@@ -30,12 +19,13 @@ from transformers import AutoTokenizer, pipeline
 
 from modeling_linformer import LinformerForSequenceClassification
 
-from .speed import quantized
+from .models import quantized
 
 
 def answers(model, tokenizer, texts):
+    """Returns the ids of the classes that the model finds, (texts,)."""
     classify = pipeline("text-classification", model=model, tokenizer=tokenizer, batch_size=8, truncation=True, device="cpu")
-    texts = sorted(enumerate(texts), key=lambda numbered: len(numbered[1]))  # of like length, for little padding
+    texts = sorted(enumerate(texts), key=lambda numbered: len(numbered[1]))  # similar lengths need little padding
     found = classify(text for _, text in texts)
     ids = {i: model.config.label2id[answer["label"]] for (i, _), answer in zip(texts, tqdm(found, total=len(texts)))}
     return torch.tensor([ids[i] for i in range(len(texts))])
@@ -46,7 +36,7 @@ def main():
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--model_name_or_path", required=True, help="A fine-tuned Linformer.")
     parser.add_argument("--validation_file", required=True, help="A json or jsonl file of texts and labels.")
-    parser.add_argument("--text_column", default="text")
+    parser.add_argument("--text_column", default="text", help="The column of the text.")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", category=DeprecationWarning)
 
@@ -57,8 +47,8 @@ def main():
     texts = list(data[args.text_column])
     float32, int8 = (answers(each, tokenizer, texts) for each in (model, quantized(model)))
     for name, found in (("float32", float32), ("int8", int8)):
-        print(f"{name}: {100 * (found == labels).float().mean():.1f} % of {len(labels)} right")
-    print(f"the same answer: {100 * (float32 == int8).float().mean():.1f} %")
+        print(f"{name}: {100 * (found == labels).float().mean():.1f} % of {len(labels)} are right")
+    print(f"both give the same answer: {100 * (float32 == int8).float().mean():.1f} %")
 
 
 if __name__ == "__main__":

@@ -1,45 +1,36 @@
 # Copyright 2026 The transformers-linformer authors.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """
-One document of a million tokens through an encoder of base size, on this machine.
+Read one document of a million tokens with an encoder of base size, and measure the time and the memory that this takes.
 
     python -m benchmarks.million
     python -m benchmarks.million --help
 
-The text is the documentation of Python, as often as needed, through a tokenizer trained on it. The encoder has 12 layers, d = 768
-and random weights, and reads the whole document at once, on all cores. Prints the time and the peak memory of the process, all
-of it; then, for what that means, the time of RoBERTa of the same size for the document's first 4,096 tokens, and for as many
-pieces of 4,096 tokens as the document has.
+The text is the documentation of Python, repeated as often as needed, with a tokenizer that is trained on it. The encoder has
+12 layers, d = 768 and random weights, and reads the complete document at once, on all cores.
+
+Prints the time, and the peak memory of the process with everything in it. For comparison it also prints the time that RoBERTa
+of the same size takes for the first 4,096 tokens of the document, and for as many parts of 4,096 tokens as the document has.
 """
 
 import argparse
 import time
 
 import torch
-from datasets import Dataset
 from transformers import RobertaConfig, RobertaModel
 
 from configuration_linformer import LinformerConfig
 from configuration_linformer.configuration_linformer import PROJECTION_TYPES
 from modeling_linformer import LinformerModel
-from run_common import train_tokenizer
-from run_mlm import python_documentation
+from transformers_linformer.text import demo_texts
+from transformers_linformer.tokenization import train_tokenizer
 
-from .speed import resident_memory
+from .memory import resident_memory
 
 
-PIECE = 4096
+# The tokens that RoBERTa reads at once
+PART = 4096
+VOCAB_SIZE = 8192
 SIZES = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072, "type_vocab_size": 1}
 
 
@@ -48,14 +39,13 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--tokens", type=int, default=1_000_000, help="n.")
     parser.add_argument("--projected_dim", type=int, default=64, help="k.")
-    parser.add_argument("--block_size", type=int, default=128, help="b.")
-    parser.add_argument("--projection_type", default="attention_pool", choices=PROJECTION_TYPES)
-    parser.add_argument("--num_hidden_layers", type=int, default=12)
+    parser.add_argument("--block_size", type=int, default=128, help="b. 0 is for no blocks.")
+    parser.add_argument("--projection_type", default="attention_pool", choices=PROJECTION_TYPES, help="How n rows become k.")
+    parser.add_argument("--num_hidden_layers", type=int, default=12, help="The number of layers.")
     return parser.parse_args()
 
 
-def read(model, input_ids):
-    """Seconds."""
+def seconds_to_read(model, input_ids):
     start = time.perf_counter()
     with torch.no_grad():
         model(input_ids)
@@ -64,21 +54,22 @@ def read(model, input_ids):
 
 def main():
     args = parse_arguments()
-    n, vocab_size = args.tokens, 8192
-    texts = [" ".join(text.split()) for text in python_documentation()]
-    tokenizer = train_tokenizer(Dataset.from_dict({"text": texts}), vocab_size, n)
-    document = " ".join(texts)
+    n = args.tokens
+    texts = demo_texts()["train"]
+    tokenizer = train_tokenizer(texts, VOCAB_SIZE, n)
+    document = " ".join(texts["text"])
     start = time.perf_counter()
     input_ids = tokenizer(document, verbose=False, return_tensors="pt")["input_ids"]
-    print(f"tokenizing {len(document):,} characters into {input_ids.shape[1]:,} tokens: {time.perf_counter() - start:.1f} s")
+    seconds = time.perf_counter() - start
+    print(f"tokenizing {len(document):,} characters into {input_ids.shape[1]:,} tokens takes {seconds:.1f} s")
     input_ids = input_ids.repeat(1, -(-n // input_ids.shape[1]))[:, :n].contiguous()
 
     sizes = SIZES | {"vocab_size": len(tokenizer), "num_hidden_layers": args.num_hidden_layers}
-    roberta = RobertaModel(RobertaConfig(**sizes, max_position_embeddings=PIECE + 2), add_pooling_layer=False).eval()
-    read(roberta, input_ids[:, :PIECE])  # to warm up
-    piece = read(roberta, input_ids[:, :PIECE])
-    pieces = -(-n // PIECE)
-    print(f"RoBERTa, the first {PIECE:,} tokens: {piece:.1f} s; {pieces} pieces of so many: {piece * pieces / 60:.1f} minutes")
+    roberta = RobertaModel(RobertaConfig(**sizes, max_position_embeddings=PART + 2), add_pooling_layer=False).eval()
+    seconds_to_read(roberta, input_ids[:, :PART])  # to warm up
+    seconds, parts = seconds_to_read(roberta, input_ids[:, :PART]), -(-n // PART)
+    print(f"RoBERTa takes {seconds:.1f} s for the first {PART:,} tokens")
+    print(f"RoBERTa would take {seconds * parts / 60:.1f} minutes for {parts} parts of {PART:,} tokens")
     del roberta
 
     config = LinformerConfig(
@@ -90,11 +81,13 @@ def main():
     )
     model = LinformerModel(config, add_pooling_layer=False).eval()
     table, weights = (sum(p.numel() * 4 for p in module.parameters()) for module in (model.embeddings, model))
-    first = read(model, input_ids[:, :PIECE])
-    print(f"Linformer, the first {PIECE:,} tokens: {first:.1f} s; weights {weights / 1e9:.2f} GB, embeddings {table / 1e9:.2f} of it")
-    seconds = read(model, input_ids)
-    print(f"Linformer, all {n:,} tokens: {seconds / 60:.1f} minutes, {seconds / n * 1e6:.0f} microseconds a token")
-    print(f"peak memory of the process, weights included: {resident_memory('VmHWM') / 1e9:.2f} GB; the output alone {n * 3072 / 1e9:.2f}")
+    print(f"the Linformer's weights take {weights / 1e9:.2f} GB, of which the embeddings take {table / 1e9:.2f} GB")
+    seconds = seconds_to_read(model, input_ids[:, :PART])
+    print(f"the Linformer takes {seconds:.1f} s for the first {PART:,} tokens")
+    seconds = seconds_to_read(model, input_ids)
+    print(f"it takes {seconds / 60:.1f} minutes for all {n:,} tokens, {seconds / n * 1e6:.0f} microseconds per token")
+    peak, output = resident_memory("VmHWM"), n * config.hidden_size * 4
+    print(f"the process takes {peak / 1e9:.2f} GB at its peak, with the weights; the output alone has {output / 1e9:.2f} GB")
 
 
 if __name__ == "__main__":

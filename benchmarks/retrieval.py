@@ -1,24 +1,25 @@
 # Copyright 2026 The transformers-linformer authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Retrieval of long documents: a sentence encoder on pieces of 512 tokens, and converted, untrained, on whole documents.
+Measure retrieval of long documents: a sentence encoder on pieces of 512 tokens, and converted, untrained, on complete ones.
 
     python -m benchmarks.retrieval --model_name_or_path <encoder> --dataset_name <qmsum> --output_dir retrieval
     python -m benchmarks.retrieval --help
 
-Documents are the meetings of QMSum (cut at `--max_seq_length` tokens), queries its specific ones, each about one meeting. A
-text's vector is the mean of its tokens' last hidden states, normalised, and documents are ranked by the cosine with the
-query's. The original reads a document's first piece, or all pieces, of which the vectors are averaged, or the best one counts.
-The Linformers read the whole document at once.
+The documents are the meetings of QMSum, cut at `--max_seq_length` tokens, and the queries are its specific ones, each about
+one meeting. The vector of a text is the mean of the last hidden states of its tokens, normalised, and documents are ranked by
+the cosine similarity of their vector to the query's. The original reads the first piece of a document, or all its pieces, of
+which the vectors are averaged, or the most similar one counts. The Linformers read a document at once.
 
-nDCG@10, where one document is relevant, is 1 / log2(1 + its rank), or 0 below the tenth. Its standard error, and that of the
-difference to pieces averaged, allow for queries about the same meeting being alike.
+As one document is relevant per query, nDCG@10 is 1 / log2(1 + its rank), or 0 if its rank is above ten. The standard errors of
+it, and of its difference to averaged pieces, take into account that queries about the same meeting are alike.
 
-Every finished reading is a line in results.jsonl, and is not run again; retrieval.md has the table.
+Every finished reading is a line in results.jsonl, and is not run again. The table is written to retrieval.md.
 """
 
 import argparse
 import time
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -26,8 +27,9 @@ from datasets import load_dataset
 from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer
 
-from convert_to_linformer import convert_to_linformer
-from run_common import markdown_table
+from configuration_linformer.configuration_linformer import PROJECTION_TYPES
+from transformers_linformer import convert_to_linformer
+from transformers_linformer.tables import markdown_table
 
 from .runs import run_missing
 
@@ -41,35 +43,38 @@ def parse_arguments():
     parser.add_argument("--model_name_or_path", required=True, help="The pretrained sentence encoder.")
     parser.add_argument("--dataset_name", required=True, help="QMSum, with the configurations `corpus` and `queries`.")
     parser.add_argument("--output_dir", required=True, type=Path, help="The folder for results and table.")
-    parser.add_argument("--max_seq_length", type=int, default=8192, help="n; longer documents are cut for all readings.")
+    parser.add_argument(
+        "--max_seq_length", type=int, default=8192, help="n. Longer documents are cut for all ways of reading."
+    )
     parser.add_argument(
         "--linformers",
         nargs="+",
-        default=["64:128", "64:256", "64:512", "256:0"],
-        help="k:b of each Linformer, and after a further colon, if it is to be another, `far_token_limit`, or `none`.",
+        default=["64:128", "64:512", "256:0"],
+        help="k:b of each Linformer. A `far_token_limit` other than the default, or `none`, follows after a further colon.",
     )
-    parser.add_argument("--projection_type", default="attention_pool")
+    parser.add_argument("--projection_type", default="attention_pool", choices=PROJECTION_TYPES, help="How n rows become k.")
     return parser.parse_args()
 
 
 class Retrieval:
-    def __init__(self, args):
-        self.args = args
-        self.tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
-        self.model = AutoModel.from_pretrained(args.model_name_or_path).eval()
-        corpus = load_dataset(args.dataset_name, "corpus", split="train")
-        queries = load_dataset(args.dataset_name, "queries", split="train").filter(lambda query: query["kind"] == "specific")
+    """Ranks the documents of a dataset for its queries, by the vectors of one pretrained encoder read in several ways."""
+
+    def __init__(self, model_name_or_path, dataset_name, max_seq_length, projection_type):
+        self.max_seq_length, self.projection_type = max_seq_length, projection_type
+        self.tokenizer = AutoTokenizer.from_pretrained(model_name_or_path)
+        self.model = AutoModel.from_pretrained(model_name_or_path).eval()
+        corpus = load_dataset(dataset_name, "corpus", split="train")
+        queries = load_dataset(dataset_name, "queries", split="train").filter(lambda query: query["kind"] == "specific")
         special = self.tokenizer.num_special_tokens_to_add()
         tokens = self.tokenizer(list(corpus["text"]), add_special_tokens=False, verbose=False)["input_ids"]
-        self.documents = [document[: args.max_seq_length - special] for document in tokens]
+        self.documents = [document[: max_seq_length - special] for document in tokens]
         numbers = {doc_id: number for number, doc_id in enumerate(corpus["doc_id"])}
         self.relevant = torch.tensor([numbers[doc_id] for doc_id in queries["doc_id"]])
         self.queries = list(queries["text"])
-        self.vectors_of_pieces = self.vectors_of_queries = None
 
     @torch.no_grad()
     def vector(self, model, tokens):
-        """(d,): of a document, or of a piece of one, given as its token ids without special tokens."""
+        """Returns the vector (d,) of a text, which is given as its token ids without special tokens."""
         input_ids = [self.tokenizer.cls_token_id, *tokens, self.tokenizer.sep_token_id]
         return normalised(model(input_ids=torch.tensor([input_ids])).last_hidden_state[0].mean(0))
 
@@ -77,45 +82,67 @@ class Retrieval:
         size = PIECE - self.tokenizer.num_special_tokens_to_add()
         return [document[start : start + size] for start in range(0, len(document), size)]
 
-    def run(self, reading, **ignored):
-        """The rank of each query's document, and the seconds of CPU time that a document takes."""
-        if self.vectors_of_queries is None:
-            queries = self.tokenizer(self.queries, add_special_tokens=False)["input_ids"]
-            self.vectors_of_queries = torch.stack([self.vector(self.model, query) for query in queries])
-        start = time.process_time()
-        if reading.startswith("pieces"):
-            scores, start = self.scores_of_pieces(reading, start)
-        else:
-            k, b, *limit = reading.split(":")
-            options = {"max_position_embeddings": self.args.max_seq_length, "projection_type": self.args.projection_type}
-            model = convert_to_linformer(self.model, projected_dim=int(k), block_size=int(b), **options)
-            if limit:
-                model.config.far_token_limit = None if limit[0] == "none" else int(limit[0])
-            start = time.process_time()
-            vectors = torch.stack([self.vector(model, document) for document in tqdm(self.documents, desc=reading)])
-            scores = self.vectors_of_queries @ vectors.T
-        seconds = (time.process_time() - start) / len(self.documents)
-        ranks = 1 + (scores > scores.gather(1, self.relevant.unsqueeze(1))).sum(1)
-        return {"ranks": ranks.tolist(), "documents": self.relevant.tolist(), "seconds_per_document": seconds}
+    @cached_property
+    def vectors_of_queries(self):
+        """Returns the vectors of the queries, (queries, d)."""
+        queries = self.tokenizer(self.queries, add_special_tokens=False)["input_ids"]
+        return torch.stack([self.vector(self.model, query) for query in queries])
 
-    def scores_of_pieces(self, reading, start):
-        """(queries, documents), and when the reading began: the pieces are read once for all three readings of them."""
-        if self.vectors_of_pieces is None:
-            self.vectors_of_pieces = [
-                torch.stack([self.vector(self.model, piece) for piece in self.pieces(document)])
-                for document in tqdm(self.documents, desc="pieces")
-            ]
-            self.seconds_of_pieces = time.process_time() - start
-        start = time.process_time() - self.seconds_of_pieces
+    @cached_property
+    def read_pieces(self):
+        """
+        Returns the vectors (pieces, d) of each document's pieces, and the CPU time that they took.
+
+        Three readings share them, so they are computed once.
+        """
+        start = time.process_time()
+        vectors = [
+            torch.stack([self.vector(self.model, piece) for piece in self.pieces(document)])
+            for document in tqdm(self.documents, desc="pieces")
+        ]
+        return vectors, time.process_time() - start
+
+    def run(self, reading, **ignored):
+        """
+        Returns the rank of each query's document, the numbers of these documents, and the CPU time per document.
+
+        `reading` is "pieces, the first", "pieces, averaged", "pieces, the best", or one of `--linformers`.
+        """
+        read = self.scores_of_pieces if reading.startswith("pieces") else self.scores_of_linformer
+        scores, seconds = read(reading)
+        ranks = 1 + (scores > scores.gather(1, self.relevant.unsqueeze(1))).sum(1)
+        return {
+            "ranks": ranks.tolist(),
+            "documents": self.relevant.tolist(),
+            "seconds_per_document": seconds / len(self.documents),
+        }
+
+    def scores_of_linformer(self, reading):
+        """Returns the cosine similarities, (queries, documents), and the CPU time that they took."""
+        k, b, *limit = reading.split(":")
+        sizes = {"projected_dim": int(k), "block_size": int(b), "max_position_embeddings": self.max_seq_length}
+        model = convert_to_linformer(self.model, projection_type=self.projection_type, **sizes)
+        if limit:
+            model.config.far_token_limit = None if limit[0] == "none" else int(limit[0])
+        queries = self.vectors_of_queries
+        start = time.process_time()
+        vectors = torch.stack([self.vector(model, document) for document in tqdm(self.documents, desc=reading)])
+        scores = queries @ vectors.T
+        return scores, time.process_time() - start
+
+    def scores_of_pieces(self, reading):
+        """Returns the cosine similarities, (queries, documents), and the CPU time that they took, pieces included."""
+        queries = self.vectors_of_queries
+        vectors, seconds = self.read_pieces
+        start = time.process_time()
         if reading == "pieces, the best":
-            scores = [(self.vectors_of_queries @ vectors.T).amax(1) for vectors in self.vectors_of_pieces]
-            return torch.stack(scores, dim=1), start
-        if reading == "pieces, the first":
-            start = time.process_time() - self.seconds_of_pieces * len(self.documents) / sum(map(len, self.vectors_of_pieces))
-            vectors = [vectors[0] for vectors in self.vectors_of_pieces]
+            scores = torch.stack([(queries @ pieces.T).amax(1) for pieces in vectors], dim=1)
+        elif reading == "pieces, the first":
+            seconds *= len(self.documents) / sum(map(len, vectors))
+            scores = queries @ torch.stack([pieces[0] for pieces in vectors]).T
         else:
-            vectors = [normalised(vectors.mean(0)) for vectors in self.vectors_of_pieces]
-        return self.vectors_of_queries @ torch.stack(vectors).T, start
+            scores = queries @ torch.stack([normalised(pieces.mean(0)) for pieces in vectors]).T
+        return scores, seconds + time.process_time() - start
 
 
 def normalised(vector):
@@ -123,12 +150,13 @@ def normalised(vector):
 
 
 def ndcg(result):
+    """Returns the nDCG@10 of each query, (queries,)."""
     ranks = torch.tensor(result["ranks"])
     return torch.where(ranks <= 10, 1 / torch.log2(1 + ranks.double()), 0)
 
 
 def mean_and_error(values, documents):
-    """The mean, and its standard error with the values of a document as one cluster."""
+    """Returns the mean as text, with its standard error, in which the values of one document form one cluster."""
     sums = torch.zeros(documents.max() + 1, dtype=values.dtype).index_add(0, documents, values - values.mean())
     return f"{values.mean():.3f} ± {sums.square().sum().sqrt() / len(values):.3f}"
 
@@ -152,10 +180,11 @@ def main():
     args = parse_arguments()
     args.output_dir.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    wanted = [f"pieces, {which}" for which in ("the first", "averaged", "the best")] + args.linformers
+    readings = ["pieces, the first", "pieces, averaged", "pieces, the best", *args.linformers]
     common = {"max_seq_length": args.max_seq_length, "projection_type": args.projection_type}
-    wanted = [{"reading": reading} | common for reading in wanted]
-    results = run_missing(wanted, Retrieval(args).run, args.output_dir / "results.jsonl", jobs=1)
+    retrieval = Retrieval(args.model_name_or_path, args.dataset_name, **common)
+    wanted = [{"reading": reading} | common for reading in readings]
+    results = run_missing(wanted, retrieval.run, args.output_dir / "results.jsonl", jobs=1)
     table = make_table(results)
     (args.output_dir / "retrieval.md").write_text(table + "\n", encoding="utf-8")
     print(table)

@@ -1,25 +1,14 @@
 # Copyright 2026 The transformers-linformer authors.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """
-What processes that share a sequence exchange, and how much memory each needs.
+Measure what processes that share a sequence exchange, and how much memory each needs.
 
     python -m benchmarks.sequence_parallel --output_dir sharing
     python -m benchmarks.sequence_parallel --mode training --lengths 4096 16384 --output_dir sharing-training
 
-Bytes are counted at each exchange of the model: the size of the tensor that is summed, of which a ring of P processes sends
-2 (P - 1) / P times as much from each. Ring attention sends, by the same count, all keys and values instead: n d numbers each.
-Memory is the peak of the process that needs most, above the weights and the inputs.
+Bytes are counted at each exchange of the model: what counts is the size of the tensor that is summed, of which each process in
+a ring of P processes sends 2 (P - 1) / P times as much. By the same count, ring attention sends all keys and values instead,
+which are n d numbers each. Memory is the peak of the process that needs most, above the weights and the inputs.
 """
 
 import argparse
@@ -36,9 +25,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from configuration_linformer import LinformerConfig
 from configuration_linformer.configuration_linformer import PROJECTION_TYPES
 from modeling_linformer import LinformerModel, sequence_parallel
-from run_common import markdown_table
+from transformers_linformer.tables import markdown_table
 
-from .speed import peak_memory_of
+from .memory import peak_memory_of
 
 
 LAYERS = 2
@@ -48,32 +37,36 @@ def parse_arguments():
     description = __doc__.strip().splitlines()[0]
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--output_dir", required=True, type=Path, help="The folder for results and table.")
-    parser.add_argument("--mode", default="inference", choices=("inference", "training"), help="With or without gradients.")
-    parser.add_argument("--lengths", nargs="+", type=int, default=[4096, 16384, 65536, 262144], help="n.")
-    parser.add_argument("--processes", nargs="+", type=int, default=[1, 2, 4], help="How many share a sequence.")
+    parser.add_argument(
+        "--mode", default="inference", choices=("inference", "training"), help="Training computes gradients too."
+    )
+    parser.add_argument("--lengths", nargs="+", type=int, default=[4096, 16384, 65536, 262144], help="The values of n.")
+    parser.add_argument(
+        "--processes", nargs="+", type=int, default=[1, 2, 4], help="The numbers of processes that share a sequence."
+    )
     parser.add_argument("--projected_dim", type=int, default=64, help="k.")
-    parser.add_argument("--block_size", type=int, default=128, help="b.")
-    parser.add_argument("--projection_type", default="attention_pool", choices=PROJECTION_TYPES)
-    parser.add_argument("--hidden_size", type=int, default=384, help="d, of heads of 64.")
+    parser.add_argument("--block_size", type=int, default=128, help="b. 0 is for no blocks.")
+    parser.add_argument("--projection_type", default="attention_pool", choices=PROJECTION_TYPES, help="How n rows become k.")
+    parser.add_argument("--hidden_size", type=int, default=384, help="d. Each head has 64 of it.")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def work(args):
-    """Of one of the processes that torchrun starts: the bytes exchanged by a layer, and the peak memory."""
+def work(n, mode, hidden_size, **fields):
+    """
+    Does the work of one of the processes that torchrun starts. The first process prints the bytes that a layer exchanges and
+    the peak memory. `fields` are those of `LinformerConfig`.
+    """
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    (n,) = args.lengths
     config = LinformerConfig(
         vocab_size=1000,
-        hidden_size=args.hidden_size,
+        hidden_size=hidden_size,
         num_hidden_layers=LAYERS,
-        num_attention_heads=args.hidden_size // 64,
-        intermediate_size=4 * args.hidden_size,
+        num_attention_heads=hidden_size // 64,
+        intermediate_size=4 * hidden_size,
         max_position_embeddings=n,
-        projected_dim=args.projected_dim,
-        projection_type=args.projection_type,
-        block_size=args.block_size,
+        **fields,
     )
     model = LinformerModel(config, add_pooling_layer=False).eval()
     model.set_sequence_mesh(init_device_mesh("cpu", (dist.get_world_size(),)))
@@ -88,9 +81,9 @@ def work(args):
     sequence_parallel.all_reduce = counting_all_reduce
 
     def pass_through():
-        with torch.set_grad_enabled(args.mode == "training"):
+        with torch.set_grad_enabled(mode == "training"):
             hidden_states = model(**inputs).last_hidden_state
-        if args.mode == "training":
+        if mode == "training":
             hidden_states.square().mean().backward()
 
     memory = torch.tensor(peak_memory_of(pass_through))
@@ -101,10 +94,12 @@ def work(args):
     dist.destroy_process_group()
 
 
-def measure(args, n, processes):
+def measure(processes, n, mode, model_options):
+    """Returns what `work` prints, with n and the number of processes."""
+    options = {"lengths": n, "mode": mode, "output_dir": "."} | model_options  # the workers write no file
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command += ["-m", "benchmarks.sequence_parallel", "--worker", f"--lengths={n}", f"--output_dir={args.output_dir}"]
-    command += [f"--{name}={getattr(args, name)}" for name in ("mode", "projected_dim", "block_size", "projection_type", "hidden_size")]
+    command += ["-m", "benchmarks.sequence_parallel", "--worker"]
+    command += [f"--{name}={value}" for name, value in options.items()]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         sys.exit(result.stderr)
@@ -113,11 +108,14 @@ def measure(args, n, processes):
 
 def main():
     args = parse_arguments()
+    names = ("hidden_size", "projected_dim", "block_size", "projection_type")
+    model_options = {name: getattr(args, name) for name in names}
     if args.worker:
-        return work(args)
+        work(args.lengths[0], args.mode, **model_options)
+        return
     results, rows = [], []
     for n, processes in product(args.lengths, args.processes):
-        result = measure(args, n, processes)
+        result = measure(processes, n, args.mode, model_options)
         print(json.dumps(result), flush=True)
         results.append(result)
         ring = 2 * n * args.hidden_size * 4  # keys and values, float32
@@ -125,7 +123,7 @@ def main():
         rows.append([n, processes, f"{result['bytes']:,}", f"{ring:,}", f"{ring / result['bytes']:.0f}", f"{memory:.0f}"])
     args.output_dir.mkdir(parents=True, exist_ok=True)
     (args.output_dir / "sequence_parallel.json").write_text(json.dumps(results, indent=1))
-    header = ["n", "processes", "bytes a layer", "ring attention's", "times as many", "MiB of the largest process"]
+    header = ["n", "processes", "bytes per layer", "ring attention's", "times as many", "MiB of the largest process"]
     table = markdown_table(header, rows)
     (args.output_dir / "sequence_parallel.md").write_text(table + "\n", encoding="utf-8")
     print(table)

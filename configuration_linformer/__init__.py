@@ -1,4 +1,6 @@
-"""`LinformerConfig`, registered so that `AutoConfig` knows `model_type = "linformer"`."""
+# Copyright 2026 The transformers-linformer authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Exports `LinformerConfig`, and registers it with `AutoConfig` as `model_type = "linformer"`."""
 
 from transformers import AutoConfig
 

@@ -1,17 +1,6 @@
 # Copyright 2026 The transformers-linformer authors.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-"""Linformer configuration"""
+# SPDX-License-Identifier: Apache-2.0
+"""Defines `LinformerConfig`, the configuration of a Linformer."""
 
 import math
 from dataclasses import field
@@ -25,7 +14,7 @@ PROJECTION_SHARINGS = ("none", "headwise", "key_value", "layerwise")
 PROJECTION_TYPES = ("linear", "mean_pool", "max_pool", "attention_pool", "conv")
 CLASSIFIER_POOLINGS = ("cls", "mean")
 
-# Every class that a checkpoint can be loaded as, whichever of them saved it.
+# A checkpoint of any head can be loaded as every class here.
 AUTO_MAP = {
     "AutoConfig": "configuration_linformer.LinformerConfig",
     "AutoModel": "modeling_linformer.LinformerModel",
@@ -42,51 +31,51 @@ AUTO_MAP = {
 class LinformerConfig(PreTrainedConfig):
     r"""
     max_position_embeddings (`int`, *optional*, defaults to 512):
-        n, the longest input in tokens. Positions run from 0 to n - 1, with no offset.
+        n, the length of the longest input, in tokens. Positions run from 0 to n - 1, without RoBERTa's offset.
     projected_dim (`int` or `list[int]`, *optional*, defaults to 256):
-        k, the number of rows that keys and values are projected to along the sequence (section 4 of the paper); a list
-        gives one k a layer (the nonuniform projected dimension of section 4).
+        k, the number of rows that keys and values are projected to along the sequence (section 4 of the paper). A list
+        gives one k per layer (the nonuniform projected dimension of section 4).
     projection_sharing (`str`, *optional*, defaults to `"layerwise"`):
-        Which projections are one and the same (section 4): `"none"`, an own E and F for each head of each layer;
-        `"headwise"`, one E and one F a layer; `"key_value"`, one E = F a layer; `"layerwise"`, one E = F for the whole
-        model. Poolings have no parameters, so for them the choice changes nothing.
+        Which projections share their parameters (section 4). With `"none"`, each head of each layer has its own E and F;
+        with `"headwise"`, each layer has one E and one F; with `"key_value"`, each layer has one E = F; and with
+        `"layerwise"`, all layers have the same E = F. Poolings have no parameters, so the choice does not change them.
     projection_type (`str`, *optional*, defaults to `"linear"`):
-        What projects n rows to k (section 4, general projections): `"linear"`, a learned k x n matrix; `"conv"`, a
-        learned convolution along the sequence with kernel and stride n / k; `"mean_pool"` and `"max_pool"`, pooling
-        over k windows that adapt to each sequence's own length, the first token in a window of its own, so that an
-        input of at most k tokens gets full attention; and, further than the paper goes, as it depends on the input,
-        `"attention_pool"`, a mean over the same windows that is weighted, for each head, by a softmax of the tokens'
-        scores for the mean query.
+        What projects n rows to k (section 4, general projections). `"linear"` is a learned k x n matrix, and `"conv"` is a
+        learned convolution along the sequence whose kernel and stride are n / k. `"mean_pool"` and `"max_pool"` take the
+        mean or the maximum over each of k windows. The windows adapt to the length of each sequence, and the first token
+        has a window of its own, so that an input of at most k tokens gets full attention. `"attention_pool"` takes a
+        weighted mean over each of the same windows: for each head, the weights are a softmax of the tokens' scores for the
+        mean query. So it depends on the input, which goes further than the paper.
     block_size (`int` or `list[int]`, *optional*, defaults to 0):
-        The sequence is cut into blocks of this many tokens. Beside the projected rows of the whole sequence, a token
-        attends exactly to the tokens of its own block, so that an input of at most `block_size` tokens gets full
-        attention. A list gives one size per layer. 0 is the paper's attention: the projected rows alone.
+        The sequence is cut into blocks of this many tokens. A token attends exactly to the tokens of its own block, and
+        also to the projected rows of the complete sequence. So an input of at most `block_size` tokens gets full
+        attention. A list gives one size per layer. 0 is the attention of the paper, to the projected rows alone.
     far_token_limit (`int`, *optional*):
-        With blocks and a pooling, the largest number of tokens outside a block that are counted in its softmax. In a
-        longer sequence each row counts for proportionally fewer tokens, so that a model that was trained on short
-        sequences finds what is near as prominent as it was there. `None` is no limit, which suits a model that is
-        trained from scratch. A conversion sets it to what the original attended to outside a block.
+        With blocks and a pooling, the largest number of tokens outside a block that are counted in its softmax. If a
+        sequence has more, each projected row counts for proportionally fewer tokens, so that nearby tokens weigh as much
+        as in the short sequences that a model was trained on. `None` sets no limit, which suits a model that is trained
+        from scratch. A conversion sets it to the number of tokens outside a block that the original attended to.
     sparse_prediction (`bool`, *optional*, defaults to `False`):
-        Whether `LinformerForMaskedLM`, given labels, scores the vocabulary at the tokens to predict alone. The loss is the
-        same, for about a seventh of the head's time and memory.
+        Whether `LinformerForMaskedLM`, if it is given labels, scores the vocabulary only at the tokens to predict. The loss
+        is the same, and the head takes about a seventh of the time and memory.
     inference_chunk_size (`int`, *optional*, defaults to 512):
         Without gradients, an input of at least four times this many tokens goes through each layer in chunks of this many
-        tokens, rounded to whole blocks, which take turns in the same memory. The outputs are the same. Layers overwrite
-        their input then, so a forward hook has to copy what it keeps. 0 turns this off; it has no effect where
-        `output_attentions` is asked for, or under `torch.compile`.
+        tokens, rounded up to whole blocks. The chunks use the same memory one after the other, and the outputs are the
+        same. The layers then overwrite their input, so a forward hook has to copy what it keeps. 0 turns chunks off. They
+        are also off with `output_attentions` and under `torch.compile`.
     classifier_pooling (`str`, *optional*, defaults to `"cls"`):
-        What `LinformerForSequenceClassification` reads: `"cls"`, the hidden state of the first token, or `"mean"`, the
-        mean over all tokens, in which each block of a long document has its vote.
+        What `LinformerForSequenceClassification` reads: `"cls"` is the hidden state of the first token, and `"mean"` is
+        the mean of those of all tokens, to which all blocks of a long document contribute.
     classifier_dropout (`float`, *optional*):
-        The dropout of the classification heads; `hidden_dropout_prob` where it is `None`.
+        The dropout probability of the classification heads. `None` stands for `hidden_dropout_prob`.
     is_decoder (`bool`, *optional*, defaults to `False`):
-        Only `False` is accepted: each projected row mixes all positions, later ones too, so a Linformer cannot decode.
+        Only `False` is accepted. Each projected row mixes all positions, later ones too, so a Linformer cannot decode.
     add_cross_attention (`bool`, *optional*, defaults to `False`):
         Only `False` is accepted, for the same reason.
     auto_map (`dict[str, str]`, *optional*):
         Where the Auto classes find the code that a checkpoint carries. It names every head, whichever of them is saved.
 
-    Raises `ValueError` where the fields contradict each other.
+    Raises `ValueError` if a field has a wrong value, or if fields contradict each other.
 
     Example:
 
@@ -134,8 +123,8 @@ class LinformerConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        # `strict` runs the validators too, now and before saving, but wraps what they raise in an error of its own
-        # that is not a ValueError.
+        # `strict` also runs the validators, after this and before saving, but wraps their ValueError in its own error,
+        # which is not a ValueError. Here they raise it as it is.
         self.validate_decoder()
         self.validate_hidden_size()
         self.validate_projection()
@@ -144,22 +133,22 @@ class LinformerConfig(PreTrainedConfig):
 
     @property
     def projected_dims(self) -> list[int]:
-        """k of each layer, `num_hidden_layers` of them."""
+        """Returns a list of k for each of the `num_hidden_layers` layers."""
         return self.per_layer(self.projected_dim)
 
     @property
     def block_sizes(self) -> list[int]:
-        """The block size of each layer, `num_hidden_layers` of them, 0 for a layer without blocks."""
+        """Returns a list of the block size of each of the `num_hidden_layers` layers, 0 for a layer without blocks."""
         return self.per_layer(self.block_size)
 
     @property
     def block_multiple(self) -> int:
-        """The least number of tokens that is a whole number of blocks in every layer; 1 without blocks."""
+        """Returns the smallest number of tokens that is a multiple of the block size in every layer, or 1 without blocks."""
         return math.lcm(*(size for size in self.block_sizes if size))
 
     @property
     def has_learned_projection(self) -> bool:
-        """Whether E and F have parameters; poolings have none."""
+        """Returns whether E and F have parameters. Poolings have none."""
         return self.projection_type in ("linear", "conv")
 
     def per_layer(self, value):
@@ -169,22 +158,22 @@ class LinformerConfig(PreTrainedConfig):
         for name in ("is_decoder", "add_cross_attention"):
             if getattr(self, name):
                 raise ValueError(
-                    f"`{name}=True` cannot be: a Linformer projects keys and values along the sequence, so every"
-                    " projected row mixes all positions, later ones too, and no causal mask can take them apart. Leave"
+                    f"`{name}=True` is impossible: a Linformer projects keys and values along the sequence, so every"
+                    " projected row mixes all positions, later ones too, and no causal mask can separate them. Leave"
                     f" `{name}=False`, and use a causal model to generate text."
                 )
 
     def validate_inference_chunk_size(self):
         if self.inference_chunk_size < 0:
             raise ValueError(
-                f"`inference_chunk_size` must be a number of rows, or 0 for never, got {self.inference_chunk_size}."
+                "`inference_chunk_size` must be a number of tokens per chunk, or 0 for never using chunks, got"
+                f" {self.inference_chunk_size}."
             )
 
     def validate_hidden_size(self):
         if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"`hidden_size` ({self.hidden_size}) must be a multiple of `num_attention_heads`"
-                f" ({self.num_attention_heads})."
+                f"`hidden_size` ({self.hidden_size}) must be a multiple of `num_attention_heads` ({self.num_attention_heads})."
             )
 
     def validate_projection(self):
@@ -201,7 +190,7 @@ class LinformerConfig(PreTrainedConfig):
         for name, values in (("projected_dim", dims), ("block_size", self.block_sizes)):
             if len(values) != self.num_hidden_layers:
                 raise ValueError(
-                    f"`{name}` as a list needs one int per layer: `num_hidden_layers` is {self.num_hidden_layers}, but"
+                    f"A list for `{name}` needs one int per layer: `num_hidden_layers` is {self.num_hidden_layers}, but"
                     f" the list has {len(values)}: {values}."
                 )
         # The first token has a window of its own, so pooling needs a second one for all the others.
@@ -214,30 +203,28 @@ class LinformerConfig(PreTrainedConfig):
                 )
             if self.projection_type == "conv" and n % k:
                 raise ValueError(
-                    "`projection_type='conv'` has kernel and stride n / k, so `max_position_embeddings`"
+                    "`projection_type='conv'` has the kernel and stride n / k, so `max_position_embeddings`"
                     f" ({n}) must be a multiple of `projected_dim`, got {self.projected_dim}."
                 )
         if self.projection_sharing == "layerwise" and self.has_learned_projection and len(set(dims)) > 1:
             raise ValueError(
                 "`projection_sharing='layerwise'` has one projection for all layers, so they must have the same"
-                f" `projected_dim`, got {self.projected_dim}. Use 'key_value', 'headwise' or 'none' for a k per layer."
+                f" `projected_dim`, got {self.projected_dim}. Use 'key_value', 'headwise' or 'none' for one k per layer."
             )
 
     def validate_blocks(self):
         if min(self.block_sizes, default=0) < 0:
-            raise ValueError(
-                f"`block_size` must be a number of tokens, or 0 for no blocks, got {self.block_size}."
-            )
+            raise ValueError(f"`block_size` must be a number of tokens, or 0 for no blocks, got {self.block_size}.")
         if self.far_token_limit is not None and self.has_learned_projection:
             raise ValueError(
-                f"`far_token_limit` is {self.far_token_limit}, but it is for poolings: a row of a learned"
-                f" `projection_type={self.projection_type!r}` stands for no number of tokens. Leave it None."
+                f"`far_token_limit` is {self.far_token_limit}, but it is only for poolings: a row of a learned"
+                f" `projection_type={self.projection_type!r}` does not stand for a number of tokens. Leave it `None`."
             )
         least = max(self.projected_dims, default=0)
         if self.far_token_limit is not None and self.far_token_limit < least:
             raise ValueError(
-                f"`far_token_limit` must be at least `projected_dim` ({least}), or an input of no more tokens would not get"
-                f" full attention, got {self.far_token_limit}."
+                f"`far_token_limit` must be at least `projected_dim` ({least}), got {self.far_token_limit}. Otherwise an"
+                " input of at most `projected_dim` tokens would not get full attention."
             )
 
 

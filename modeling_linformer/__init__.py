@@ -1,4 +1,6 @@
-"""The Linformer and its task heads, registered so that the `AutoModel` classes know them."""
+# Copyright 2026 The transformers-linformer authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Exports the Linformer and its task heads, and registers them with the `AutoModel` classes."""
 
 import transformers
 

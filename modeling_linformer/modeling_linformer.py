@@ -1,29 +1,19 @@
 # Copyright 2026 The transformers-linformer authors.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """
 Linformer: self-attention with linear complexity (Wang, Li, Khabsa, Fang, Ma, 2020, https://arxiv.org/abs/2006.04768).
 
-A RoBERTa encoder whose keys and values are projected along the sequence, from n rows to k, before the softmax. For head i
-with E_i, F_i of shape (k, n), equation 7 of the paper:
+The model is a RoBERTa encoder whose keys and values are projected along the sequence, from n rows to k, before the softmax.
+For head i with E_i and F_i of shape (k, n), equation 7 of the paper defines:
 
     head_i = softmax( Q W_i^Q (E_i K W_i^K)^T / sqrt(d_head) ) . F_i V W_i^V
 
-With `block_size`, a token also attends to the tokens of its own block, exactly. `LinformerSelfAttention` has both; what E and
-F are is in projections.py, and how a sequence is shared among processes in sequence_parallel.py.
+With `block_size`, a token also attends exactly to the tokens of its own block. `LinformerSelfAttention` computes both kinds of
+attention, projections.py defines E and F, and sequence_parallel.py shares a sequence among processes.
 
-Names as in the paper: n tokens, k projected rows, E and F the projections of keys and of values. In the shapes after tensor
-steps, b is the batch, n' the length of the input, h the heads, d the hidden size, and m the number of blocks.
+The names are those of the paper: n is the number of tokens that the model reads at most, k is the number of projected rows, E
+projects the keys and F the values. In the shapes that comments and docstrings give, b is the batch size, n' the length of the
+input, h the number of heads, d the hidden size, and m the number of blocks.
 """
 
 from collections.abc import Callable
@@ -57,7 +47,7 @@ from .sequence_parallel import SequenceParallelMixin
 
 
 class LinformerEmbeddings(nn.Module):
-    """Construct the embeddings from word, position and token_type embeddings."""
+    """Adds up the embeddings of words, positions and token types."""
 
     def __init__(self, config):
         super().__init__()
@@ -86,32 +76,33 @@ class LinformerEmbeddings(nn.Module):
 
 
 def has_shared_projection(config):
-    """Whether one E = F serves the whole model. Poolings have no parameters to share, and may differ in k."""
+    """Returns whether all layers share one E = F. Poolings never do: they have no parameters, and k may differ per layer."""
     return config.projection_sharing == "layerwise" and config.has_learned_projection
 
 
 def split_blocks(rows, block_size):
-    """(b, n', ...) -> (b, m, block_size, ...), the last block filled up with zeros."""
+    """Cuts rows (b, n', ...) into blocks (b, m, block_size, ...), and fills up the last block with zeros."""
     length = rows.shape[1]
     blocks = number_of_blocks(length, block_size)
-    if torch.compiler.is_compiling() or length % block_size:  # no question about a length that is dynamic
+    if torch.compiler.is_compiling() or length % block_size:  # a compiled graph must not depend on the length
         rows = nn.functional.pad(rows, (0, 0) * (rows.dim() - 2) + (0, blocks * block_size - length))
     return rows.unflatten(1, (blocks, block_size))
 
 
-# The next two go by way of a single dimension, where torch has nothing to find out about m, for which it would compile again
+# The next two functions flatten to one dimension first. Otherwise a compiled graph would depend on m, and torch would compile
+# again for another m.
 
 
 def merge_blocks(rows):
-    """(b, m, ...) -> (b m, ...)."""
+    """Merges the batch and the blocks into one dimension, from (b, m, ...) to (b m, ...)."""
     return rows.flatten().unflatten(0, (-1, *rows.shape[2:]))
 
 
 def join_blocks(rows, batch_size, length):
-    """(b m, block_size, ...) -> (b, n', ...), without what the last block was filled up with."""
+    """Joins blocks (b m, block_size, ...) to rows (b, n', ...), without the zeros that the last block was filled up with."""
     rows = rows.flatten().unflatten(0, (batch_size, -1, *rows.shape[2:]))
     if torch.compiler.is_compiling():
-        # A slice, which could be of all rows, would be a question too
+        # The graph of a slice would depend on whether it takes all rows
         return rows.index_select(1, torch.arange(length, device=rows.device))
     return rows[:, :length]
 
@@ -127,7 +118,7 @@ def eager_attention_forward(
     input_shape: tuple[int, int] | None = None,
     **kwargs: Unpack[TransformersKwargs],
 ):
-    attn_weights = torch.matmul(query, key.transpose(2, 3)) * scaling  # (b, h, n, k)
+    attn_weights = torch.matmul(query, key.transpose(2, 3)) * scaling  # (b, h, n', k) or (b m, h, block_size, block_size + k)
     if attention_mask is not None:
         attn_weights = attn_weights + attention_mask
 
@@ -135,7 +126,7 @@ def eager_attention_forward(
     attn_weights = nn.functional.dropout(attn_weights, p=dropout, training=module.training)
     weights_of_blocks = attn_weights
     if module.block_size:
-        # What is returned is of tokens, not of blocks, and what the output is computed from, so that it gets a gradient
+        # The weights are returned per token, not per block. The output is computed from these, so that they get a gradient
         attn_weights = join_blocks(attn_weights.transpose(1, 2), *input_shape)  # (b, n', h, block_size + k)
         attn_weights = attn_weights.transpose(1, 2)
         weights_of_blocks = merge_blocks(split_blocks(attn_weights.transpose(1, 2), query.shape[2])).transpose(1, 2)
@@ -147,17 +138,20 @@ def eager_attention_forward(
 
 
 class LinformerProjected(NamedTuple):
-    """What the tokens of a layer attend to besides their own block, and keys and values of all tokens if these were needed."""
+    """
+    Holds what the tokens of a layer attend to besides their own block. It also has the keys and values of all tokens, if the
+    projection needed them.
+    """
 
     key_rows: torch.Tensor  # E K, (b, h, k, d / h)
     value_rows: torch.Tensor  # F V, (b, h, k, d / h)
-    log_counts: torch.Tensor | None  # log c, (b, 1 or h, 1 or m, k), the lowest number for a row that is left out
+    log_counts: torch.Tensor | None  # log c, (b, 1 or h, 1 or m, k); the dtype's lowest number leaves out a row
     mask: torch.Tensor | None  # (b, n')
     key: torch.Tensor | None  # K, (b, n', d)
     value: torch.Tensor | None  # V, (b, n', d)
 
     def of_rows(self, rows: slice, block_size: int):
-        """The same for a slice of the tokens, which begins with a block."""
+        """Returns the `LinformerProjected` of a slice of the tokens. The slice must begin where a block begins."""
         mask, key, value = (None if x is None else x[:, rows] for x in (self.mask, self.key, self.value))
         log_counts = self.log_counts
         if log_counts is not None and log_counts.shape[2] > 1:
@@ -167,12 +161,13 @@ class LinformerProjected(NamedTuple):
 
 class LinformerSelfAttention(nn.Module):
     """
-    For all heads of a layer, equation 7 of the paper, and with blocks B of `block_size` tokens beside it, in one softmax:
+    Computes equation 7 of the paper for all heads of a layer. With blocks B of `block_size` tokens, one softmax covers the
+    tokens of the block and the projected rows:
 
         head_i(B) = softmax( [ Q_B K_B^T / sqrt(d_head) , Q_B (E_i K)^T / sqrt(d_head) + log c_B ] ) . [ V_B ; F_i V ]
 
-    where a projected row counts for c_B tokens outside B. `project` computes E_i K and F_i V, which is all that a token needs
-    to know of other blocks, and `forward` the rest, for all tokens or for a slice of whole blocks.
+    Here each projected row counts for c_B tokens outside B. `project` computes E_i K and F_i V, which are all that a token
+    needs of other blocks. `forward` computes the rest, for all tokens or for a slice of whole blocks.
     """
 
     def __init__(self, config, layer_idx=None):
@@ -244,8 +239,9 @@ class LinformerSelfAttention(nn.Module):
 
     def join_rows_to_blocks(self, query, hidden_states, projected):
         """
-        The queries (b m, h, block_size, d / h) of each of m blocks, its keys and values (b m, h, block_size + k, d / h), the
-        projected rows after its own, and what is added to their scores, (b m, 1 or h, 1, block_size + k), or None.
+        Returns for each block the queries, (b m, h, block_size, d / h), the keys and the values, (b m, h, block_size + k,
+        d / h) each, and what is added to the scores, (b m, 1 or h, 1, block_size + k), or None if nothing is. In the keys
+        and values, the projected rows come after the block's own.
         """
         (batch_size, length), k = hidden_states.shape[:2], projected.key_rows.shape[2]
         block_size = self.block_size if torch.compiler.is_compiling() else min(self.block_size, length)
@@ -274,8 +270,8 @@ class LinformerSelfAttention(nn.Module):
 
     @staticmethod
     def linear_after_projection(linear, projected, row_sums):
-        # E (X W + 1 bᵀ) = (E X) W + (E 1) bᵀ: the sequence is projected first, so W meets k rows instead of n'. A row of
-        # zeros gives b, whatever the module is (a parameter read from outside would be unknown to adapters and quantisation).
+        # E (X W + 1 bᵀ) = (E X) W + (E 1) bᵀ: the sequence is projected first, so that W is applied to k rows instead of n'.
+        # A row of zeros gives b. Reading `linear.bias` instead would bypass adapters and quantised modules.
         output = linear(nn.functional.pad(projected, (0, 0, 0, 1)))
         return output[:, :-1] + ((row_sums - 1) * output[:, -1:]).to(output.dtype)
 
@@ -338,9 +334,10 @@ class LinformerOutput(nn.Module):
 
 def in_chunks(forward, tokens, output=None):
     """
-    `forward` of the slice of all tokens, or, with `tokens.chunk_size`, of one chunk after the other.
+    Calls `forward` once, with the slice of all tokens, or if `tokens.chunk_size` is set, for one chunk after the other, with
+    the slice of each. Returns the results of all tokens, (b, n', d).
 
-    The chunks, (b, tokens, d), are written into `output`, if that is given and of their dtype, or else into a new tensor.
+    The results of the chunks are written into `output` if it is given and has their dtype, and into a new tensor otherwise.
     """
     seq_length = tokens.index.shape[1]
     if tokens.chunk_size is None:
@@ -350,7 +347,7 @@ def in_chunks(forward, tokens, output=None):
         if output is None or output.dtype != chunk.dtype:
             output = chunk.new_empty(chunk.shape[0], seq_length, chunk.shape[2])
         output[:, rows] = chunk
-        del chunk  # or it would be there beside all of the next one
+        del chunk  # otherwise it would take memory until the next one is complete
     return output
 
 
@@ -371,7 +368,7 @@ class LinformerLayer(GradientCheckpointingLayer):
         in_place: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        """In the chunks of `tokens`; `in_place`, these are written over `hidden_states` themselves."""
+        """Computes the layer, in chunks if `tokens` has a chunk size. With `in_place`, they overwrite `hidden_states`."""
         attention = self.attention.self
         projected = attention.project(hidden_states, tokens, shared_projection)
         if tokens.chunk_size is None:
@@ -397,7 +394,7 @@ class LinformerEncoder(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        # With layerwise sharing the one E = F of the model lives here, and is stored once
+        # With layerwise sharing, the only E = F of the model belongs to the encoder, so that it is stored once
         self.E = PROJECTION_CLASSES[config.projection_type](config) if has_shared_projection(config) else None
         self.layer = nn.ModuleList([LinformerLayer(config, layer_idx=i) for i in range(config.num_hidden_layers)])
 
@@ -450,8 +447,8 @@ class LinformerPreTrainedModel(SequenceParallelMixin, PreTrainedModel):
 
 @auto_docstring(
     custom_intro="""
-    The Linformer encoder: RoBERTa's layers with self-attention projected from n rows to k along the sequence, equation 7 of
-    [Linformer: Self-Attention with Linear Complexity](https://huggingface.co/papers/2006.04768).
+    The Linformer encoder: RoBERTa's layers, with self-attention whose keys and values are projected from n rows to k along the
+    sequence, as in equation 7 of [Linformer: Self-Attention with Linear Complexity](https://huggingface.co/papers/2006.04768).
     """
 )
 class LinformerModel(LinformerPreTrainedModel):
@@ -477,7 +474,10 @@ class LinformerModel(LinformerPreTrainedModel):
         self.embeddings.word_embeddings = value
 
     def inference_chunk_size(self, seq_length, **kwargs):
-        """How many tokens, of whole blocks, are computed at once, or None for all: with gradients all are kept anyway."""
+        """
+        Returns the number of tokens that are computed at once, a multiple of all block sizes, or None for all tokens. It is
+        None with gradients, because these need the intermediate results of all tokens anyway.
+        """
         chunk_size, multiple = self.config.inference_chunk_size, self.config.block_multiple
         attentions = kwargs.get("output_attentions", self.config.output_attentions)
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or attentions:
@@ -500,10 +500,11 @@ class LinformerModel(LinformerPreTrainedModel):
     ) -> tuple[torch.Tensor] | BaseModelOutputWithPooling:
         r"""
         attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
-            1 for tokens that are read, 0 for padding, which changes nothing whatever its amount. Positions count from the
-            left, so pad on the right, as tokenizers do unless told otherwise.
+            1 for tokens that are read, 0 for padding. The outputs do not depend on the amount of padding. Positions count
+            from the left, so pad on the right, as tokenizers do by default.
 
-        Raises `ValueError` for inputs longer than `config.max_position_embeddings` and for masks of another shape.
+        Raises `ValueError` for inputs longer than `config.max_position_embeddings`, and for masks whose shape differs from the
+        input's.
         """
         if (input_ids is None) ^ (inputs_embeds is not None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
@@ -513,7 +514,8 @@ class LinformerModel(LinformerPreTrainedModel):
             if attention_mask.shape != input_shape:
                 raise ValueError(
                     f"`attention_mask` must have the input's shape {tuple(input_shape)}, got"
-                    f" {tuple(attention_mask.shape)}. A Linformer has no n x n scores, so it takes padding masks only."
+                    f" {tuple(attention_mask.shape)}. A Linformer has no n x n scores, so it takes only padding masks: 1 for"
+                    " a token, 0 for padding."
                 )
             attention_mask = attention_mask.bool()
         device = input_ids.device if input_ids is not None else inputs_embeds.device
@@ -533,11 +535,11 @@ class LinformerModel(LinformerPreTrainedModel):
         def embed(rows):
             inputs = (input_ids, token_type_ids, position_ids, inputs_embeds)
             embedded = self.embeddings(*(None if rows_of is None else rows_of[:, rows] for rows_of in inputs))
-            # So that nothing that stands in the padding, not a number included, reaches a sum
+            # Padding is zeroed, so that nothing in it reaches a sum, not even NaN
             return embedded if tokens.mask is None else embedded.masked_fill(~tokens.mask[:, rows, None], 0)
 
         hidden_states = in_chunks(embed, tokens)
-        # Nobody else has the embeddings, nor what each layer makes of them, unless all hidden states are to be returned
+        # Layers may overwrite their input, as nothing else uses it, unless all hidden states are to be returned
         in_place = not kwargs.get("output_hidden_states", self.config.output_hidden_states)
         sequence_output = self.encoder(hidden_states, tokens, in_place, **kwargs).last_hidden_state
         pooled_output = self.pooler(self.first_token(sequence_output)) if self.pooler is not None else None
@@ -546,7 +548,7 @@ class LinformerModel(LinformerPreTrainedModel):
 
 
 class LinformerLMHead(nn.Module):
-    """Linformer Head for masked language modeling."""
+    """Scores the vocabulary for masked language modeling."""
 
     def __init__(self, config):
         super().__init__()
@@ -607,11 +609,12 @@ class LinformerForMaskedLM(LinformerPreTrainedModel):
             Labels for computing the masked language modeling loss. Indices should be in `[-100, 0, ...,
             config.vocab_size]` (see `input_ids` docstring) Tokens with indices set to `-100` are ignored (masked), the
             loss is only computed for the tokens with labels in `[0, ..., config.vocab_size]`. With
-            `config.sparse_prediction` the logits are those of these tokens alone, `(number of them, vocab_size)`.
+            `config.sparse_prediction`, only these tokens have logits, of shape `(number of labelled tokens, vocab_size)`.
         logits_to_keep (`torch.Tensor`, *optional*):
-            Where to score the vocabulary, which for all of a long input is far larger than the model: indices along the
-            sequence, for logits of shape `(batch_size, len(logits_to_keep), vocab_size)`, or a boolean mask of shape
-            `(batch_size, sequence_length)`, as in `input_ids == tokenizer.mask_token_id`, for `(number kept, vocab_size)`.
+            The positions at which the vocabulary is scored, as the logits of all positions of a long input are far larger
+            than the model. Give indices along the sequence for logits of shape `(batch_size, len(logits_to_keep),
+            vocab_size)`, or a boolean mask of shape `(batch_size, sequence_length)`, such as `input_ids ==
+            tokenizer.mask_token_id`, for logits of shape `(number of kept tokens, vocab_size)`.
         """
         outputs = self.linformer(
             input_ids,
@@ -646,7 +649,7 @@ class LinformerForMaskedLM(LinformerPreTrainedModel):
 
 
 class LinformerClassificationHead(nn.Module):
-    """Head for sentence-level classification tasks."""
+    """Computes the logits of a complete sequence from its first token, or from the mean of its tokens."""
 
     def __init__(self, config):
         super().__init__()
@@ -655,7 +658,7 @@ class LinformerClassificationHead(nn.Module):
         self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        x = features[:, 0, :]  # the <s> token (equiv. to [CLS]), or the mean of all tokens
+        x = features[:, 0, :]  # the <s> token (as [CLS] in BERT), or the mean of all tokens
         x = self.dropout(x)
         x = self.dense(x)
         x = torch.tanh(x)
@@ -669,13 +672,13 @@ def classifier_dropout(config):
 
 @auto_docstring(
     custom_intro="""
-    Linformer Model transformer with a sequence classification/regression head on top (a linear layer on top of the
-    first token's output) e.g. for GLUE tasks.
+    The Linformer with a sequence classification or regression head, e.g. for GLUE tasks: two linear layers on top of the
+    hidden state of the first token, or of the mean over all tokens (`config.classifier_pooling`).
     """
 )
 class LinformerForSequenceClassification(LinformerPreTrainedModel):
     _auto_class = "AutoModelForSequenceClassification"
-    # The loss is a mean over the batch that it gets, for regression too: Trainer is to average over batches itself.
+    # The loss is the mean over a batch, for regression too, so that Trainer has to average it over batches
     accepts_loss_kwargs = False
 
     def __init__(self, config: LinformerConfig):
@@ -701,9 +704,9 @@ class LinformerForSequenceClassification(LinformerPreTrainedModel):
     ) -> tuple[torch.Tensor] | SequenceClassifierOutput:
         r"""
         labels (`torch.Tensor` of shape `(batch_size,)` or `(batch_size, config.num_labels)`, *optional*):
-            Labels for computing the loss: with `config.num_labels == 1`, numbers to regress to (mean-square loss); class
-            indices in `[0, ..., config.num_labels - 1]` (cross-entropy); or, floating and one a class, multi-label
-            targets (binary cross-entropy).
+            Labels for computing the loss. With `config.num_labels == 1`, they are numbers to regress to (mean-square loss).
+            Otherwise integers are class indices in `[0, ..., config.num_labels - 1]` (cross-entropy), and floating-point
+            numbers, one per class, are multi-label targets (binary cross-entropy).
         """
         outputs = self.linformer(
             input_ids,
@@ -742,7 +745,7 @@ class LinformerForMultipleChoice(LinformerPreTrainedModel):
         super().__init__(config)
         self.linformer = LinformerModel(config)
         self.dropout = classifier_dropout(config)
-        # Not `classifier`, which is the token classifier's: each head's checkpoint is to load as any other head
+        # Not named `classifier`, because a checkpoint has to load as any head, and other heads' `classifier` differs in shape
         self.choice_classifier = nn.Linear(config.hidden_size, 1)
 
         # Initialize weights and apply final processing
@@ -767,10 +770,9 @@ class LinformerForMultipleChoice(LinformerPreTrainedModel):
         token_type_ids (`torch.LongTensor` of shape `(batch_size, num_choices, sequence_length)`, *optional*):
             Segment token indices, in `[0, config.type_vocab_size - 1]`.
         position_ids (`torch.LongTensor` of shape `(batch_size, num_choices, sequence_length)`, *optional*):
-            Indices of positions of each input sequence tokens in the position embeddings, in `[0,
-            config.max_position_embeddings - 1]`.
+            Indices of the tokens' positions in the position embeddings, in `[0, config.max_position_embeddings - 1]`.
         inputs_embeds (`torch.Tensor` of shape `(batch_size, num_choices, sequence_length, hidden_size)`, *optional*):
-            Embedded tokens in place of `input_ids`.
+            Embedded tokens, instead of `input_ids`.
         labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
             The index of the right choice, in `[0, ..., num_choices - 1]` (cross-entropy).
         """
@@ -832,7 +834,7 @@ class LinformerForTokenClassification(LinformerPreTrainedModel):
         r"""
         labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
             Labels for computing the token classification loss, in `[0, ..., config.num_labels - 1]`, or `-100` for tokens
-            to leave out.
+            that the loss leaves out.
         """
         outputs = self.linformer(
             input_ids,

@@ -1,14 +1,15 @@
 # Copyright 2026 The transformers-linformer authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-What projects the n rows of a sequence to k: E and F of the paper's equation 7, learned matrices or poolings.
+This module projects the n rows of a sequence to k rows. It defines E and F of equation 7 of the paper, which are learned
+matrices or poolings.
 
-A pooling averages each of k windows of consecutive tokens. Its windows adapt to each sequence's own length: the first
-token is alone in window 0, and the others share windows 1 to k - 1 evenly, so that a sequence of at most k tokens has at
-most one token per window, which is full attention. A sequence's padding is in no window.
+A pooling makes one row of each of k windows of consecutive tokens, by a mean or a maximum. The windows adapt to the length
+of each sequence: the first token is alone in window 0, and the other tokens are divided evenly among windows 1 to k - 1. So
+a sequence of at most k tokens has at most one token per window, and gets full attention. Padding is in no window.
 
-In the shapes after tensor steps, b is the batch, n' the length of the input (n is the longest one), d the size of a row,
-h the heads, and m the blocks of a layer.
+In the shapes that comments and docstrings give, b is the batch size, n' the length of the input (n is the longest one that
+the model reads), d the size of a row, h the number of heads, and m the number of blocks.
 """
 
 from typing import NamedTuple
@@ -20,8 +21,11 @@ from transformers import initialization as init
 
 def number_of_blocks(length, block_size):
     """
-    m, the blocks that hold `length` tokens. Compiled or exported, one more, of padding alone: torch takes a size of 1 for a
-    constant, so that a single block would need a graph of its own. (Not -(-length // block_size): ONNX rounds towards 0.)
+    Returns m, the number of blocks that hold `length` tokens.
+
+    In a compiled or exported model there is one more block, which holds only padding: torch treats a size of 1 as a
+    constant, so a single block would need a graph of its own. The formula is not -(-length // block_size), because ONNX
+    rounds negative quotients towards 0.
     """
     extra = block_size if torch.compiler.is_compiling() else 0
     return (length + extra + block_size - 1) // block_size
@@ -29,18 +33,19 @@ def number_of_blocks(length, block_size):
 
 class Tokens:
     """
-    The tokens of a batch of sequences: which of them are padding, and where the others stand.
+    Describes the tokens of a batch of sequences: which of them are padding, and where in their sequences the others are.
 
-    Here a process holds whole sequences. `sequence_parallel.SharedTokens` is the same for parts of sequences, with `sum`
-    and `max` over the processes that hold the parts.
+    Here one process holds complete sequences. In `sequence_parallel.SharedTokens`, a process holds a part of each sequence,
+    and `sum` and `max` combine the parts of all processes.
 
     Attributes:
         mask: (b, n') boolean, False for padding, or None if there is no padding.
-        offset: the number of positions before this part.
-        seq_length: n' of the whole sequences, padding included.
-        lengths: (b, 1), the number of tokens of each whole sequence without its padding, at least 1.
-        index: (b, n'), of each token among those of its sequence. Padding has the index of the last token before it.
-        chunk_size: how many tokens a layer computes at once, to save memory, or None for all.
+        offset: the number of positions before this part of the sequences.
+        seq_length: the length n' of the complete sequences, padding included.
+        lengths: (b, 1), the number of tokens of each complete sequence without its padding, at least 1.
+        index: (b, n'), the index of each token in its sequence, counted without padding. Padding has the index of the last
+            token before it.
+        chunk_size: the number of tokens that a layer computes at once, to save memory, or None for all tokens.
     """
 
     offset = 0
@@ -48,13 +53,14 @@ class Tokens:
 
     def __init__(self, shape, mask=None, device=None):
         if mask is not None:
-            # A sequence of padding alone keeps one token, or its softmax would have nothing to sum
+            # A sequence that is all padding keeps its first token: otherwise its softmax would have nothing to sum
             is_first = torch.arange(shape[1], device=device) == 0
             mask = mask | (is_first & ~mask.any(1, keepdim=True))
         self.set_part(shape, mask, device)
         self.seq_length, self.lengths, self.index = shape[1], self.local_lengths, self.local_index
 
     def set_part(self, shape, mask, device):
+        """Sets `mask`, and `local_index` and `local_lengths`, which are `index` and `lengths` within this part alone."""
         self.mask = mask
         if mask is None:
             self.local_index = torch.arange(shape[1], device=device).expand(shape)
@@ -64,26 +70,29 @@ class Tokens:
             self.local_lengths = mask.sum(1, keepdim=True)
 
     def chunks(self):
-        """The slices of `chunk_size` tokens that this part consists of."""
+        """Returns the slices that cut this part into chunks of `chunk_size` tokens."""
         length, size = self.index.shape[1], self.chunk_size
         return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
     def sum(self, part):
-        """The sum of `part` over all parts of a sequence."""
+        """Returns the sum of `part` over all parts of a sequence, which is `part` itself in one process."""
         return part
 
     def max(self, part):
-        """The maximum of `part` over all parts of a sequence."""
+        """Returns the maximum of `part` over all parts of a sequence, which is `part` itself in one process."""
         return part
 
     def mean(self, rows):
-        """(b, n', d) -> (b, 1, d): the mean over each whole sequence, without its padding."""
+        """Averages the rows (b, n', d) over each complete sequence without its padding, and returns (b, 1, d)."""
         weights = torch.ones_like(rows[..., 0]) if self.mask is None else self.mask
         weights = weights.to(torch.promote_types(rows.dtype, torch.float32)) / self.lengths
         return self.sum(weights.to(rows.dtype).unsqueeze(1) @ rows)
 
     def block_borders(self, block_size):
-        """Two tensors (b, m, 1): the index of the first token of each block of this part, and of the first one after it."""
+        """
+        Returns two tensors (b, m, 1) for the blocks of this part: the index of the first token of each block, and the index
+        of the first token after it.
+        """
         seq_length = self.index.shape[1]
         blocks = number_of_blocks(seq_length, block_size)
         is_token = torch.ones_like(self.index) if self.mask is None else self.mask.long()
@@ -92,26 +101,31 @@ class Tokens:
         return (ends - sizes).unsqueeze(-1), ends.unsqueeze(-1)
 
     def block_of_position(self, block_size):
-        """(n',): the number of the block of this part that each position is in."""
+        """Returns (n',), the number of the block that each position of this part is in, counted from 0."""
         return torch.arange(self.index.shape[1], device=self.index.device) // block_size
 
 
 def sum_windows(rows, windows, num_windows, reduce="sum"):
-    """(b, n', d) rows of the `windows` (b, n') -> (b, num_windows, d), their sums, or the maxima with `reduce="amax"`."""
+    """
+    Sums the rows (b, n', d) of each window, and returns (b, num_windows, d). `windows` (b, n') says which window each row is
+    in. With `reduce="amax"`, the maxima are returned instead of the sums.
+    """
     batch_size, _, size = rows.shape
     index = windows + num_windows * torch.arange(batch_size, device=rows.device).unsqueeze(1)
     start = rows.new_full((batch_size * num_windows, size), -torch.inf if reduce == "amax" else 0)
-    # One index for a whole row is the case that torch has a fast kernel for
+    # All features of a row have the same index, for which torch has a fast kernel
     sums = start.scatter_reduce(0, index.reshape(-1, 1).expand(-1, size), rows.flatten(0, 1), reduce)
     return sums.unflatten(0, (batch_size, num_windows))
 
 
 class LinformerProjection(nn.Module):
     """
-    E, or F. `forward` projects rows along the sequence; the attention asks what a projected row counts for.
+    Is the base class of all projections E and F. `forward` projects rows along the sequence, and `counts` tells the attention
+    how many tokens each projected row counts for.
 
-    `features_first` says whether it needs keys and values to project (E_i of a head acts on that head's features only, or
-    is not linear), rather than hidden states: E (X W + 1 bᵀ) = (E X) W + (E 1) bᵀ lets W meet k rows instead of n.
+    `features_first` is True for a projection that has to be given keys and values: E_i acts on the features of one head
+    only, or is not linear. Other projections are given hidden states. As E (X W + 1 bᵀ) = (E X) W + (E 1) bᵀ, only k rows
+    instead of n are then multiplied by W.
     """
 
     features_first = False
@@ -121,35 +135,44 @@ class LinformerProjection(nn.Module):
         self.projected_dim = config.projected_dims[layer_idx]
 
     def weigh(self, tokens, hidden_states, query, key):
-        """What `forward` and `counts` need besides, which only `attention_pool` computes from the tokens."""
+        """
+        Returns what `forward` and `counts` take as `weights`. Only `attention_pool` needs it, and computes it from the
+        tokens; for all other projections it is None.
+        """
         return None
 
     def can_pool_hidden_states(self, hidden_states, tokens):
-        """Whether `pool_hidden_states` is there, and costs next to nothing at this length."""
+        """Returns whether the projection has `pool_hidden_states`, and whether that costs next to nothing at this length."""
         return False
 
     def forward(self, rows, tokens, weights=None):
-        """(b, n', d) -> (b, k, d)."""
+        """Projects rows (b, n', d) to (b, k, d)."""
         raise NotImplementedError
 
     def row_sums(self, tokens, dtype):
-        """E 1, the sums of E's rows over a sequence's tokens, (b, k, 1)."""
+        """Returns E 1, (b, k, 1): the sum of each row of E over the tokens of a sequence."""
         ones = torch.ones_like(tokens.index, dtype=dtype).unsqueeze(-1)
         return self.forward(ones, tokens)
 
     def counts(self, tokens, block_size, dtype, weights=None):
         """
-        The number of tokens that each row counts for in the softmax, (b, 1 or h, 1 or m, k), or None if that is 1 for each.
-        With blocks it depends on the block. A row that counts for 0 is left out. `dtype` is that of keys and values.
+        Returns the number of tokens that each projected row counts for in the softmax, (b, 1 or h, 1 or m, k), or None if
+        each row counts for one token.
+
+        With blocks, the number depends on the block. A row that counts for 0 tokens is left out. `dtype` is the dtype of
+        keys and values.
         """
         raise NotImplementedError
 
     def log_counts(self, tokens, block_size, dtype, weights=None):
-        """What `counts` add to the rows' scores, as exp(s + log c) = c exp(s), in the same shape, or None for nothing."""
+        """
+        Returns log c for the `counts` c, in the same shape, or None if these are None. The attention adds it to the scores s
+        of the projected rows, as exp(s + log c) = c exp(s).
+        """
         counts = self.counts(tokens, block_size, dtype, weights)
         if counts is None:
             return None
-        # A score of 0 would still count, so a row that is left out gets the lowest there is
+        # A score of 0 would still count, so a row that is left out gets the lowest number of the dtype
         is_left_out = counts == 0
         counts = counts.to(torch.promote_types(dtype, torch.float32)).masked_fill(is_left_out, 1)
         return counts.log().to(dtype).masked_fill(is_left_out, torch.finfo(dtype).min)
@@ -157,10 +180,12 @@ class LinformerProjection(nn.Module):
 
 class LinformerLearnedProjection(LinformerProjection):
     """
-    With its own E_i for each head (sharing "none"), the parameter has the heads as its first dimension.
+    Is the base class of the projections with parameters. If each head has its own E_i (`projection_sharing="none"`), the
+    heads are the first dimension of the parameter.
 
-    With blocks, nothing is corrected for a block's own tokens, as E learns what to do. Only a sequence that has no token
-    outside a block has no use for rows of itself: they are left out, and it gets full attention.
+    With blocks, a projected row also contains tokens of the block that attends to it. This is not corrected, as E can learn
+    to deal with it. Only where a sequence has no token outside the block are its rows left out, as they would merely repeat
+    the block, so that the sequence gets full attention.
     """
 
     def __init__(self, config, layer_idx=0):
@@ -179,12 +204,13 @@ class LinformerLearnedProjection(LinformerProjection):
 
 class LinformerLinearProjection(LinformerLearnedProjection):
     """
-    A learned matrix of shape (k, n), or (heads, k, n). Inputs shorter than n use its first columns.
+    Projects with a learned matrix of shape (k, n), or (heads, k, n). Inputs shorter than n use its first columns.
 
-    Initialised from N(0, 1/n), so that the projected rows of n independent tokens have the tokens' own scale, whatever n
-    and k are, and so do the scores. The random projection of the paper's theorem 2, N(0, 1/k), makes them sqrt(n/k) times
-    as large (its proof needs that E^T E keeps P; here the scores themselves are projected); fairseq's xavier_uniform with
-    gain 1/sqrt(2) has the variance 1/(n + k), which is this one for k much smaller than n.
+    The matrix is initialised from N(0, 1/n). Then the projected rows of n independent tokens have the same scale as the
+    tokens, whatever n and k are, and so do the scores. The random projection of theorem 2 of the paper, N(0, 1/k), would
+    make them sqrt(n/k) times as large: its proof needs that E^T E preserves P, the matrix of attention weights, but here the
+    scores themselves are projected. fairseq uses xavier_uniform with gain 1/sqrt(2). Its variance is 1/(n + k), which is
+    about 1/n if k is much smaller than n.
     """
 
     def __init__(self, config, layer_idx=0):
@@ -197,7 +223,7 @@ class LinformerLinearProjection(LinformerLearnedProjection):
     def forward(self, rows, tokens, weights=None):
         start, stop = tokens.offset, tokens.offset + rows.shape[1]
         if torch.compiler.is_compiling():
-            # A slice would be taken for one that is not of all columns, at every length; this copies
+            # torch would assume that a slice leaves out some columns at every length; negative padding copies them instead
             E = nn.functional.pad(self.weight, (-start, stop - self.weight.shape[-1]))
         else:
             E = self.weight[..., start:stop]
@@ -211,9 +237,9 @@ class LinformerLinearProjection(LinformerLearnedProjection):
 
 class LinformerConvProjection(LinformerLearnedProjection):
     """
-    A learned convolution along the sequence with kernel and stride n / k: E repeats one kernel of n / k weights in each of
-    its k rows, a window further each time. The kernel has the shape (n / k,), or (heads, n / k). Initialised as mean
-    pooling.
+    Projects with a learned convolution along the sequence whose kernel and stride are n / k: each of the k rows of E has the
+    same kernel of n / k weights, shifted by n / k columns from row to row. The kernel has the shape (n / k,), or
+    (heads, n / k), and is initialised as mean pooling.
     """
 
     def __init__(self, config, layer_idx=0):
@@ -224,14 +250,14 @@ class LinformerConvProjection(LinformerLearnedProjection):
         init.constant_(self.weight, 1 / self.weight.shape[-1])
 
     def windows(self, tokens):
-        """(b, n'): by position, whatever the sequence's length. Padding goes to a window k, to be thrown away."""
+        """Returns (b, n'), the window of each position, at any length of a sequence. Padding gets k, and is cut off later."""
         positions = tokens.offset + torch.arange(tokens.index.shape[1], device=tokens.index.device)
         windows = (positions // self.weight.shape[-1]).expand(tokens.index.shape)
         return windows if tokens.mask is None else windows.masked_fill(~tokens.mask, self.projected_dim)
 
     def forward(self, rows, tokens, weights=None):
         positions = tokens.offset + torch.arange(rows.shape[1], device=rows.device)
-        kernel = self.weight[..., positions % self.weight.shape[-1]]  # of each position
+        kernel = self.weight[..., positions % self.weight.shape[-1]]  # one weight per position
         if self.heads:
             rows = (rows.unflatten(-1, (*self.heads, -1)) * kernel.mT.unsqueeze(-1)).flatten(-2)
         else:
@@ -240,7 +266,7 @@ class LinformerConvProjection(LinformerLearnedProjection):
         return tokens.sum(sums.to(rows.dtype))
 
     def counts(self, tokens, block_size, dtype, weights=None):
-        """As for any learned E; and the windows that a short sequence does not reach are left out, also without blocks."""
+        """Counts as any learned E does, and also without blocks leaves out windows that a short sequence does not reach."""
         ones = torch.ones_like(tokens.index, dtype=torch.float32).unsqueeze(-1)
         filled = tokens.sum(sum_windows(ones, self.windows(tokens), self.projected_dim + 1)[:, :-1]) > 0
         filled = filled.mT.unsqueeze(1)  # (b, 1, 1, k)
@@ -249,27 +275,30 @@ class LinformerConvProjection(LinformerLearnedProjection):
 
 
 class LinformerMeanPoolProjection(LinformerProjection):
-    """The mean over each window. No parameters, O(n d)."""
+    """Averages each window. It has no parameters, and costs O(n d)."""
 
     def __init__(self, config, layer_idx=0):
         super().__init__(config, layer_idx)
         self.config = config
 
     def windows(self, tokens):
-        """(b, n'): the window of each token. Padding goes to a window k, to be thrown away."""
+        """Returns (b, n'), the window of each token. Padding gets k, and is cut off later."""
         rest, others = self.shares(tokens)
         windows = torch.where(tokens.index == 0, 0, 1 + (tokens.index - 1) * rest // others)
         return windows if tokens.mask is None else windows.masked_fill(~tokens.mask, self.projected_dim)
 
     def window_borders(self, tokens):
-        """(b, k + 1): the index of the first token of each window, and the sequence's length."""
+        """Returns (b, k + 1): the index of the first token of each window, and after them the length of the sequence."""
         rest, others = self.shares(tokens)
         steps = torch.arange(self.projected_dim, device=tokens.lengths.device)
         starts = 1 + (steps * (tokens.lengths - 1) + rest - 1) // rest
         return nn.functional.pad(starts, (1, 0)).minimum(tokens.lengths)
 
     def shares(self, tokens):
-        """(b, 1), (b, 1): how many windows all tokens but the first share, and how many tokens these are, or 1 if none."""
+        """
+        Returns two tensors (b, 1): the number of windows that all tokens but the first share, and the number of these
+        tokens, or 1 if there are none.
+        """
         return tokens.lengths.clamp(2, self.projected_dim) - 1, (tokens.lengths - 1).clamp(min=1)
 
     def forward(self, rows, tokens, weights=None):
@@ -278,7 +307,7 @@ class LinformerMeanPoolProjection(LinformerProjection):
         return (tokens.sum(sums) / sizes).to(rows.dtype)
 
     def sizes(self, tokens, block_size):
-        """(b, 1 or m, k): the number of tokens of each window; with blocks, of those outside the block."""
+        """Returns the number of tokens in each window, (b, 1, k), or with blocks, of those outside each block, (b, m, k)."""
         borders = self.window_borders(tokens)
         sizes = borders.diff().unsqueeze(1)
         if not block_size:
@@ -288,14 +317,17 @@ class LinformerMeanPoolProjection(LinformerProjection):
         return sizes - own.clamp(min=0)
 
     def counts(self, tokens, block_size, dtype, weights=None):
-        """Without blocks each row counts as one token, as in the paper; beside single tokens it counts for its own."""
+        """
+        Returns the number of tokens that each row counts for. Without blocks it is 1, as in the paper, and 0 for an empty
+        window. With blocks, the rows stand beside single tokens, so each counts for its tokens outside the block.
+        """
         sizes = self.sizes(tokens, block_size).unsqueeze(1)
         if not block_size:
             return sizes > 0
         return self.limit_counts(sizes.to(torch.promote_types(dtype, torch.float32)), tokens, block_size)
 
     def limit_counts(self, counts, tokens, block_size):
-        """Fewer for each row, in proportion, where more than `far_token_limit` tokens are outside the block."""
+        """Reduces the counts, all by the same factor, where more than `far_token_limit` tokens are outside the block."""
         limit = self.config.far_token_limit
         if limit is None:
             return counts
@@ -305,7 +337,7 @@ class LinformerMeanPoolProjection(LinformerProjection):
 
 
 class LinformerMaxPoolProjection(LinformerMeanPoolProjection):
-    """The maximum over each window, of each feature. No parameters, O(n d)."""
+    """Takes the maximum of each feature over each window. It has no parameters, and costs O(n d)."""
 
     features_first = True
 
@@ -316,16 +348,19 @@ class LinformerMaxPoolProjection(LinformerMeanPoolProjection):
 
 
 class AttentionPoolWeights(NamedTuple):
-    of_tokens: torch.Tensor  # (b, n', h), whose sum over each window is 1
-    counts: torch.Tensor  # (b, k, h)
+    of_tokens: torch.Tensor  # (b, n', h), with the sum 1 over each window
+    counts: torch.Tensor  # (b, k, h), the number of tokens that each row counts for
 
 
 class LinformerAttentionPoolProjection(LinformerMeanPoolProjection):
     """
-    A weighted mean over each window: for each head, a softmax within the window of the tokens' scores for the sequence's
-    mean query. So a row shows what a typical token would have attended to in its window. It counts for the number of tokens
-    that its weights amount to, the exponential of their entropy (c for c equal ones), which gives the mean query the sum
-    that full attention gives it. No parameters, O(n d). A step further than the paper, whose E does not depend on the input.
+    Takes a weighted mean over each window. For each head, the weights are the softmax, within the window, of the tokens'
+    scores for the mean query of the sequence. So a row shows what a typical token would have attended to in its window.
+
+    A row counts for as many tokens as the exponential of the entropy of its weights, which is c for c equal weights. With
+    this count, it adds to the mean query's softmax sum what the tokens of its window add in full attention.
+
+    The pooling has no parameters, and costs O(n d). It goes further than the paper, whose E does not depend on the input.
     """
 
     features_first = True
@@ -335,17 +370,20 @@ class LinformerAttentionPoolProjection(LinformerMeanPoolProjection):
         self.num_heads = config.num_attention_heads
 
     def mean_query(self, tokens, hidden_states, query):
-        """(b, 1, d), scaled as scores are. The mean of queries is the query of the mean row."""
+        """
+        Returns the mean query of each sequence, (b, 1, d), multiplied by the scale of the scores. It is computed as the query
+        of the mean row, which is equal.
+        """
         mean_query = accumulable(query(tokens.mean(hidden_states)))
         return mean_query * (mean_query.shape[-1] // self.num_heads) ** -0.5
 
     def weigh(self, tokens, hidden_states, query, key):
         heads = torch.eye(self.num_heads, device=key.device).repeat_interleave(key.shape[-1] // self.num_heads, dim=1)
-        directions = self.mean_query(tokens, hidden_states, query) * heads  # (b, h, d), of each head's features alone
+        directions = self.mean_query(tokens, hidden_states, query) * heads  # (b, h, d), 0 in the other heads' features
         return self.weigh_scores(tokens, accumulable(key) @ directions.mT)
 
     def weigh_scores(self, tokens, scores):
-        """Of the scores (b, n', h) for the mean query."""
+        """Returns the `AttentionPoolWeights` that follow from the tokens' scores for the mean query, (b, n', h)."""
         windows, num_windows = self.windows(tokens), self.projected_dim + 1
 
         def of_token(values):
@@ -355,7 +393,7 @@ class LinformerAttentionPoolProjection(LinformerMeanPoolProjection):
         weights = scores.exp()
         sums = tokens.sum(sum_windows(torch.cat([weights, weights * scores], dim=-1), windows, num_windows))
         sums, sums_of_scores = sums.chunk(2, dim=-1)
-        sums = sums.clamp(min=torch.finfo(sums.dtype).tiny)  # of an empty window
+        sums = sums.clamp(min=torch.finfo(sums.dtype).tiny)  # an empty window has the sum 0
         entropies = sums.log() - sums_of_scores / sums
         return AttentionPoolWeights(weights / of_token(sums), entropies[:, :-1].exp())
 
@@ -369,17 +407,20 @@ class LinformerAttentionPoolProjection(LinformerMeanPoolProjection):
         return tokens.sum(sums).to(rows.dtype)
 
     def sum_in_chunks(self, rows, tokens, weights):
-        """(b, h or 1, n', size) -> (b, h, k, size): E of a chunk after the other, without a weighted copy of all rows."""
+        """
+        Multiplies E with the rows (b, h or 1, n', size), and returns (b, h, k, size). It goes through one chunk of tokens
+        after the other, so that there is no weighted copy of all rows.
+        """
         windows = self.windows(tokens)
         sums = weights.counts.new_zeros(rows.shape[0], self.num_heads, self.projected_dim + 1, rows.shape[-1])
         for chunk in tokens.chunks():
-            # A chunk's tokens are in few windows, one after another
+            # The tokens of a chunk are in few windows, which are consecutive
             own = windows[:, None, None, chunk]
             first = own.min()
             last = own.where(own < self.projected_dim, first).max()
             E = own == torch.arange(first, last + 1, device=own.device).unsqueeze(-1)  # (b, 1, few, chunk)
             E = (E * weights.of_tokens[:, chunk].mT.unsqueeze(2)).to(rows.dtype)  # (b, h, few, chunk)
-            if rows.shape[1] == 1:  # one product for all heads
+            if rows.shape[1] == 1:  # all heads share the rows, so one product is enough
                 part = (E.flatten(1, 2) @ rows[:, 0, chunk]).unflatten(1, E.shape[1:3])
             else:
                 part = E @ rows[:, :, chunk]
@@ -389,7 +430,7 @@ class LinformerAttentionPoolProjection(LinformerMeanPoolProjection):
     def counts(self, tokens, block_size, dtype, weights=None):
         counts = weights.counts.mT.unsqueeze(2)  # (b, h, 1, k)
         if block_size:
-            # What of a window's weights lies outside the block
+            # A row counts only as far as the weights of its window are outside the block
             num_windows, blocks = self.projected_dim + 1, tokens.block_of_position(block_size)
             num_blocks = number_of_blocks(blocks.shape[0], block_size)
             own = sum_windows(weights.of_tokens, blocks * num_windows + self.windows(tokens), num_blocks * num_windows)
@@ -402,10 +443,12 @@ class LinformerAttentionPoolProjection(LinformerMeanPoolProjection):
 
     def pool_hidden_states(self, hidden_states, tokens, query, key, value):
         """
-        The projected keys and values, (b, k, d), and the weights, without the keys and values of all tokens, which are more
-        memory than all else: q (W x + b) = (W^T q) x + q b lets scores be taken of hidden states, whose weighted means then
-        meet W. The matrices are what the modules make of the rows of an identity matrix, so this costs as much as d tokens
-        more. For inference only.
+        Returns the projected keys and values, (b, k, d) each, and the weights. For inference only.
+
+        The keys and values of all tokens, which would take more memory than everything else, are not computed. As
+        q (W x + b) = (W^T q) x + q b, the scores are computed from the hidden states; the term q b is the same for all tokens
+        of a sequence, and cancels in the softmax. Only the weighted means of the hidden states are multiplied by W. Each W is
+        read from the outputs of its module for the rows of an identity matrix, which costs as much as d more tokens.
         """
         identity = torch.eye(hidden_states.shape[-1], dtype=hidden_states.dtype, device=hidden_states.device)
         identity = nn.functional.pad(identity, (0, 0, 0, 1))
@@ -422,13 +465,16 @@ class LinformerAttentionPoolProjection(LinformerMeanPoolProjection):
         return key_rows, value_rows, weights
 
     def matrix_and_bias(self, output):
-        """W^T, (h, d, d / h), and b, (h, 1, d / h), from W^T + b with a row of b alone after it."""
+        """
+        Returns W^T, (h, d, d / h), and b, (h, 1, d / h). `output` is that of a module for an identity matrix, W^T + b, and
+        for a row of zeros after it, b.
+        """
         output = accumulable(output).unflatten(-1, (self.num_heads, -1)).transpose(0, 1)
         return output[:, :-1] - output[:, -1:], output[:, -1:]
 
 
 def accumulable(rows):
-    """In float32 at least: sums over a window lose too much in half precision."""
+    """Returns the rows in float32 at least, because sums over a window lose too much in half precision."""
     return rows.to(torch.promote_types(rows.dtype, torch.float32))
 
 

@@ -1,13 +1,13 @@
 # Copyright 2026 The transformers-linformer authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-One sequence on several processes, each of which holds a part of it.
+This module shares each sequence among several processes, each of which holds a part of it.
 
-Projected rows are sums over tokens, so the rows of the parts add up to those of the whole, and a layer exchanges these k
-rows and little else, whatever n is. Blocks need no exchange, as each part is of whole blocks.
+Projected rows are sums over tokens, so the projected rows of the parts add up to those of the complete sequence. A layer
+exchanges these k rows and little else, whatever n is. Blocks need no exchange, as each part consists of whole blocks.
 
-The loss of the whole is the same in each process, and sums over processes are summed again on the way back. So the mean of
-the processes' gradients, which is what data parallelism takes anyway, is the gradient of that loss.
+The loss of the complete sequence is the same in each process, and a sum over processes is summed over them again in the
+backward pass. So the mean of the processes' gradients, which data parallelism takes anyway, is the gradient of that loss.
 """
 
 import torch
@@ -17,10 +17,13 @@ from .projections import Tokens
 
 
 def all_reduce(tensor, mesh, operation="sum"):
-    """The sum (or what `operation` names) over the processes of a mesh, or the tensor itself without a mesh. Differentiable."""
+    """
+    Returns the sum of a tensor over the processes of a mesh, or another reduction that `operation` names. The sum is
+    differentiable. Without a mesh, the tensor itself is returned.
+    """
     if mesh is None:
         return tensor
-    # Not at the top, as a torch that was built without distributed has no such module
+    # Imported only here, because a torch that was built without its distributed package lacks this module
     from torch.distributed import _functional_collectives as collectives
 
     return collectives.wait_tensor(collectives.all_reduce(tensor.contiguous(), operation, mesh))
@@ -28,9 +31,10 @@ def all_reduce(tensor, mesh, operation="sum"):
 
 class SharedTokens(Tokens):
     """
-    The part of each sequence that this process of `mesh` holds, after the parts of the processes of lower rank.
+    Describes the part of each sequence that this process of `mesh` holds. The parts are in the order of the processes' ranks.
 
-    Raises `ValueError` if a process has no token, or if a part but the last is not of whole blocks (`block_multiple`).
+    Raises `ValueError` if a process has no token, or if any part except the last does not consist of whole blocks, that is,
+    of a multiple of `block_multiple` tokens.
     """
 
     def __init__(self, shape, mask, device, mesh, block_multiple=1):
@@ -44,17 +48,18 @@ class SharedTokens(Tokens):
         if 0 in seq_lengths:
             raise ValueError(
                 f"Of the {size} processes that share a sequence, the one of rank {seq_lengths.index(0)} has no token of it:"
-                f" the parts are {seq_lengths} tokens long. Share it among fewer processes, or evenly"
-                " (`model.shard_inputs`)."
+                f" the parts are {seq_lengths} tokens long. Share the sequence among fewer processes, or let"
+                " `model.shard_inputs` share it evenly."
             )
         if any(length % block_multiple for length in seq_lengths[:-1]):
             raise ValueError(
-                f"The parts of a sequence are {seq_lengths} tokens long, but each but the last must be of whole blocks, a"
-                f" multiple of {block_multiple} tokens (`block_size`). `model.shard_inputs` makes such parts."
+                f"The parts of a sequence are {seq_lengths} tokens long, but each part except the last must consist of"
+                f" complete blocks, a multiple of {block_multiple} tokens (`block_size`). `model.shard_inputs` makes such"
+                " parts."
             )
-        if every[:, 1].any():  # in any process
+        if every[:, 1].any():  # at least one process has a mask
             mask = torch.ones(shape, dtype=torch.bool, device=device) if mask is None else mask.clone()
-            # A sequence of padding alone keeps one token, or its softmax would have nothing to sum
+            # A sequence that is all padding keeps its first token: otherwise its softmax would have nothing to sum
             is_padding = lengths_of_parts.sum(0) == 0
             lengths_of_parts[0] += is_padding
             mask[:, 0] |= is_padding & (rank == 0)
@@ -70,44 +75,52 @@ class SharedTokens(Tokens):
         highest = all_reduce(part.detach(), self.mesh, "max")
         if not part.requires_grad:
             return highest
-        # The gradient goes to the first process that has the maximum
+        # The gradient goes only to the first process that has the maximum
         rank, size = self.mesh.get_local_rank(), self.mesh.size()
         owner = all_reduce(torch.where(part == highest, rank, size), self.mesh, "min")
         return all_reduce(torch.where(owner == rank, part, 0), self.mesh)
 
     def join(self, rows):
-        """(b, n', d) of each part -> (b, n', d) of the whole: for few numbers per token only."""
+        """
+        Joins the rows (b, n', d) of the parts, and returns those of the complete sequences, (b, n', d), in each process. Use
+        it only for rows of few numbers.
+        """
         after = self.seq_length - self.offset - rows.shape[1]
         return all_reduce(nn.functional.pad(rows, (0, 0, self.offset, after)), self.mesh)
 
 
 class SequenceParallelMixin:
-    """What a model needs to share its sequences among processes. Without a mesh, each method does what one process does."""
+    """
+    Lets a model share its sequences among processes. Without a mesh, each method does what is right for one process that
+    holds complete sequences.
+    """
 
     sequence_mesh = None
-    _labels_are_of_tokens = False
+    _labels_are_of_tokens = False  # whether there is one label per token, so that labels are cut into parts too
 
     def set_sequence_mesh(self, mesh: "torch.distributed.device_mesh.DeviceMesh | None"):
         """
-        Shares each sequence among the processes of `mesh`, a device mesh of one dimension, or no longer with None. From now
-        on each process gives the model its part (`shard_inputs`), in the order of their ranks, and gets the hidden states of
-        its part. Losses, pooled outputs and the logits of whole sequences are the same in all of them.
+        Shares each sequence among the processes of `mesh`, a device mesh of one dimension. None ends the sharing.
+
+        From now on, each process gives the model its own part of the sequences (see `shard_inputs`), and gets the hidden
+        states of this part. The parts are in the order of the processes' ranks. Losses, pooled outputs and logits that
+        belong to a complete sequence are the same in all processes.
 
         Raises `ValueError` for a mesh of more dimensions.
         """
         if mesh is not None and mesh.ndim != 1:
             raise ValueError(
-                f"`mesh` must have one dimension, got {mesh.ndim}: {mesh.mesh_dim_names}. Give the one that a sequence is"
-                " shared along, as in `mesh['sequence']`."
+                f"`mesh` must have one dimension, got {mesh.ndim}: {mesh.mesh_dim_names}. Pass only the dimension"
+                " that sequences are shared along, as in `mesh['sequence']`."
             )
         self.base_model.sequence_mesh = mesh
 
     def shard_inputs(self, inputs: dict) -> dict:
         """
-        This process's part of a batch that all processes of the sequence mesh have. The tensors that are of tokens, labels
-        among them where this model's are, are cut between two blocks, as evenly as possible.
+        Returns this process's part of a batch that every process of the sequence mesh has. Tensors with an entry per token
+        are cut between two blocks, as evenly as possible. The labels are among them if the model has one label per token.
 
-        Raises `ValueError` for sequences of fewer blocks than processes, or of fewer tokens without blocks.
+        Raises `ValueError` for sequences of fewer blocks than processes, or without blocks, of fewer tokens than processes.
         """
         mesh = self.base_model.sequence_mesh
         if mesh is None:
@@ -124,7 +137,7 @@ class SequenceParallelMixin:
                     unit = "tokens" if multiple == 1 else f"blocks of {multiple} tokens"
                     raise ValueError(
                         f"`{name}` is {length} tokens long, too few {unit} for each of the {mesh.size()} processes that"
-                        " share a sequence to have one. Pad it, or share it among fewer."
+                        " share a sequence to have one. Pad it, or share it among fewer processes."
                     )
                 ends = [multiple * (units * part // mesh.size()) for part in range(1, mesh.size())]
                 shards[name] = inputs[name].tensor_split(ends, dim)[mesh.get_local_rank()].contiguous()
@@ -137,7 +150,7 @@ class SequenceParallelMixin:
         return SharedTokens(shape, attention_mask, device, mesh, self.config.block_multiple)
 
     def first_token(self, hidden_states):
-        """(b, n', d) -> (b, 1, d): the first row of the whole sequence, in whichever process."""
+        """Returns the first row of each complete sequence, (b, 1, d), in every process. `hidden_states` are (b, n', d)."""
         mesh = self.base_model.sequence_mesh
         if mesh is None:
             return hidden_states[:, :1]
@@ -145,21 +158,26 @@ class SequenceParallelMixin:
         return all_reduce(torch.where(is_here, hidden_states[:, :1], 0), mesh)
 
     def mean_of_tokens(self, hidden_states, attention_mask):
-        """(b, n', d) -> (b, 1, d): the mean over the whole sequence, without its padding."""
+        """Averages the hidden states (b, n', d) over each complete sequence without its padding, and returns (b, 1, d)."""
         shape = hidden_states.shape[:2]
         attention_mask = None if attention_mask is None else attention_mask.bool()
         return self.make_tokens(shape, attention_mask, hidden_states.device).mean(hidden_states)
 
     def join_parts(self, rows):
-        """(b, n', d) of each part -> (b, n', d) of the whole, in each process: for few numbers per token only."""
+        """
+        Joins the rows (b, n', d) of the parts, and returns those of the complete sequences, (b, n', d), in each process. Use
+        it only for rows of few numbers.
+        """
         if self.base_model.sequence_mesh is None:
             return rows
         return self.make_tokens(rows.shape[:2], None, rows.device).join(rows)
 
     def token_loss(self, logits, labels, num_items_in_batch=None, **kwargs):
         """
-        A mean over all labelled tokens of the whole sequences. With their number in all the batches that make a step, as
-        Trainer gives it, a loss is by convention this process's part of the mean over all of these.
+        Returns the mean loss of all labelled tokens of the complete sequences.
+
+        Trainer passes `num_items_in_batch`, the number of labelled tokens in all batches of an optimizer step. Then, as
+        transformers expects, the loss is this process's share of the mean over all of these tokens.
         """
         mesh = self.base_model.sequence_mesh
         if mesh is None or num_items_in_batch is not None:

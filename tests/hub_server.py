@@ -1,13 +1,14 @@
 """
-A Hub on loopback: what huggingface_hub 2.4 asks of huggingface.co to create, push to and pull from model repositories.
+Serves a Hub on loopback, which answers what huggingface_hub 2.4 asks of huggingface.co to create model repositories, to
+push to them, and to pull from them.
 
     with HubServer() as hub:
         subprocess.run([...], env=hub.environment(cache_folder))
         hub.files("user/name")["config.json"]  # its content
         hub.requests  # [Request(method="POST", path="/api/repos/create", status=200), ...]
 
-Everything is kept in memory. Each commit keeps its own snapshot, so branches and commit hashes are real revisions.
-What it cannot answer is a 501, never a guess.
+Everything is kept in memory. Each commit keeps its own snapshot, so branches and commit hashes are real revisions. A
+request that the Hub does not know gets the status 501, and never a guess.
 """
 
 import base64
@@ -30,18 +31,18 @@ class Request(NamedTuple):
 
 
 class Refused(Exception):
-    """An answer other than 200: its status, the Hub's name for the error or None, and the message for the user."""
+    """Holds an answer other than 200: its status, the Hub's name for the error or None, and the message for the user."""
 
 
 class Repository:
-    """Commits as snapshots, `{hash: {path: content}}`, and branches, `{name: hash}`."""
+    """Holds commits as snapshots, `{hash: {path: content}}`, and branches, `{name: hash}`."""
 
     def __init__(self):
         self.commits, self.branches = {}, {}
         self.commit({})
 
     def commit(self, changes, branch="main"):
-        """Sets the files in `changes`, or deletes those whose content is None. Returns the commit's hash."""
+        """Writes the files in `changes`, and deletes those whose content is None. Returns the hash of the commit."""
         files = self.commits.get(self.branches.get(branch), {}) | changes
         commit = f"{len(self.commits):040x}"
         self.commits[commit] = {path: content for path, content in files.items() if content is not None}
@@ -76,7 +77,7 @@ class HubServer(ThreadingHTTPServer):
         self.server_close()
 
     def environment(self, home):
-        """The environment of a process that knows this Hub alone, and keeps its downloads in the folder `home`."""
+        """Returns the environment of a process that knows only this Hub and keeps its downloads in the folder `home`."""
         ours = {"HF_ENDPOINT": self.url, "HF_TOKEN": self.token, "HF_HOME": str(home)}
         ours |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
         theirs = ("HF_", "HUGGING", "TRANSFORMERS_")  # caches, tokens, offline modes
@@ -87,12 +88,12 @@ class HubServer(ThreadingHTTPServer):
         } | ours
 
     def files(self, repo_id, revision="main"):
-        """`{path: content}` of a revision."""
+        """Returns the files of a revision, `{path: content}`."""
         return self.repositories[repo_id].resolve(revision)[1]
 
 
 def check_card(text):
-    """Refuses metadata of a README.md as the Hub does: bad YAML, and names that no model or dataset can have."""
+    """Refuses, as the Hub does, a README.md whose metadata is bad YAML or names what can be no model or dataset."""
     metadata = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
     try:
         metadata = (metadata and yaml.safe_load(metadata[1])) or {}
@@ -110,7 +111,7 @@ def digest(content):
 
 
 class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"  # connections stay open, so each answer needs its length
+    protocol_version = "HTTP/1.1"  # connections stay open, so each answer must say its length
 
     def log_message(self, *arguments):
         pass  # `HubServer.requests` is the log
@@ -139,7 +140,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, request):
         authorization = self.headers.get("Authorization")
-        # Anybody may read, but not with a wrong token. Uploads come without one: their address is the owner's secret.
+        # Anybody may read, but not with a wrong token. Uploads come without a token, as only the owner knows their address.
         if authorization != f"Bearer {self.server.token}" and (authorization or self.command == "POST"):
             raise Refused(401, None, "Invalid username or password.")
         for pattern, function in ROUTES.items():
@@ -205,7 +206,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def upload(self, oid):
         if digest(self.content) != oid:
-            raise Refused(400, None, "the content is not what was announced")
+            raise Refused(400, None, "the content does not have the digest that was announced")
         self.server.uploads[oid] = self.content
         return {}
 

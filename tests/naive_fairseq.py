@@ -1,10 +1,10 @@
 """
-A forward pass of fairseq's `linformer_roberta` (examples/linformer there), written from its formulas, over the tensors
-of a checkpoint. With X the rows of a layer, n' of them, padding too, and E and F cut to their first n' columns:
+Computes the outputs of fairseq's `linformer_roberta` (examples/linformer there) from the tensors of a checkpoint, as its
+formulas are written. With X the n' rows of a layer, which include padding, and E and F cut to their first n' columns:
 
     K = (E X) W_K + b_K    V = (F X) W_V + b_V    head = softmax( Q K^T / sqrt(d_head) ) V
 
-so the biases come behind the projection, and no mask is anywhere; only the embeddings of padding are zeroed, once.
+So the biases are added after the projection, and there is no mask. Only the embeddings of padding are set to zero, once.
 """
 
 import math
@@ -17,7 +17,7 @@ PAD = 1
 
 
 def fairseq_features(state, input_ids, num_heads):
-    """The last hidden states (b, n', d) for padded sequences (b, n')."""
+    """Returns the last hidden states (b, n', d) for padded sequences of ids (b, n')."""
 
     def linear(name, rows):
         return rows @ state[f"{name}.weight"].T + state[f"{name}.bias"]
@@ -62,7 +62,7 @@ def fairseq_class_logits(state, features, head):
 
 
 def fairseq_state(n, k, sharing, vocab_size=60, size=16, layers=2, head=None, labels=3):
-    """Random tensors under the names of fairseq's newest code; `sharing` is one of "none", "kv" and "layer"."""
+    """Returns random tensors under the names of fairseq's newest code. `sharing` is "none", "kv" or "layer"."""
     generator = torch.Generator().manual_seed(0)
     state = {}
 

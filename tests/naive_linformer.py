@@ -1,11 +1,12 @@
 """
-The attention as it is written, one head, one block and one token at a time: the model is compared with it.
+Computes the attention literally as the formula says, one head, one block and one token at a time. The tests compare the model
+with it.
 
     head_i(B) = softmax( [ Q_B K_B^T / sqrt(d_head) , Q_B (E_i K)^T / sqrt(d_head) + log c_B ] ) . [ V_B ; F_i V ]
 
-Without blocks this is equation 7 of the paper. Features are projected first (K W^K, then E), over the real tokens of one
-sequence only, so neither the exchange of the two projections nor any mask of the model is repeated here. Plain torch
-operations on the model's own parameters: gradients flow.
+Without blocks this is equation 7 of the paper. The features are projected first (K W^K), then the sequence (by E), and one
+sequence at a time is computed, without padding. So neither the model's exchange of these two steps nor any of its masks is
+repeated here. All operations are plain torch operations on the model's own parameters, so that gradients flow.
 """
 
 import math
@@ -14,7 +15,7 @@ import torch
 
 
 def naive_forward(model, input_ids):
-    """The last hidden states (n', d) of a `LinformerModel` without dropout, for one sequence (n',) without padding."""
+    """Returns the last hidden states (n', d) of a `LinformerModel` without dropout for one sequence (n',) without padding."""
     rows = naive_embeddings(model.embeddings, input_ids)
     for index, layer in enumerate(model.encoder.layer):
         attended = naive_self_attention(model, index, rows)
@@ -68,7 +69,7 @@ def naive_self_attention(model, index, rows):
 
 
 def block_of(token, block_size, length):
-    """The tokens of the block that a token is in; none without blocks."""
+    """Returns the tokens of the block that a token is in, or none without blocks."""
     if block_size == 0:
         return []
     start = token // block_size * block_size
@@ -76,7 +77,7 @@ def block_of(token, block_size, length):
 
 
 def row_counts(config, index, E, block, length):
-    """The number of tokens that each projected row counts for in the softmax of a block's tokens."""
+    """Returns the number of tokens that each projected row counts for in the softmax of a block's tokens."""
     k, has_blocks = config.projected_dims[index], config.block_sizes[index] > 0
     if config.projection_type in ("linear", "conv"):
         window = config.max_position_embeddings // k
@@ -96,7 +97,7 @@ def row_counts(config, index, E, block, length):
 
 
 def projection_weights(model, index, head):
-    """The weights of E_i and F_i for one head of one layer; None for poolings, which have no parameters."""
+    """Returns the weights of E_i and F_i for one head of one layer, or None for each in poolings, which have no parameters."""
     config, attention = model.config, model.encoder.layer[index].attention.self
     if config.projection_type.endswith("_pool"):
         return None, None
@@ -110,7 +111,7 @@ def projection_weights(model, index, head):
 
 
 def project(config, index, weight, rows):
-    """The list of projected rows: k of them, or fewer where a short sequence leaves windows without a token."""
+    """Returns the list of k projected rows, or of fewer if a sequence is too short to have a token in each window."""
     n, k = config.max_position_embeddings, config.projected_dims[index]
     if config.projection_type in ("linear", "attention_pool"):
         return [sum(weight[row, token] * features for token, features in enumerate(rows)) for row in range(len(weight))]
@@ -124,7 +125,7 @@ def project(config, index, weight, rows):
 
 
 def attention_pool_weights(windows, query, key):
-    """E_i = F_i of a head: each window's softmax of the scores for the mean query, one row per window."""
+    """Returns E_i = F_i of a head, whose row for each window is the softmax of the window's scores for the mean query."""
     mean_query = sum(query) / len(query)
     weights = []
     for window in windows:
@@ -140,8 +141,8 @@ def entropy(weights):
 
 def pooling_windows(length, k):
     """
-    Which tokens each window holds: the first token has its own. The others take their place in the rest by their order: the
-    windows divide a line evenly, and so do the tokens, each of which is in the window that its left end is in.
+    Returns a list of the tokens in each window. The first token has a window of its own. The other windows divide a line
+    evenly, and so do the other tokens: each token is in the window in which its left end is.
     """
     windows, others, rest = [[0]], length - 1, min(k, length) - 1
     for window in range(rest):

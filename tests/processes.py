@@ -1,4 +1,4 @@
-"""Scripts in fresh Python processes, as on another machine."""
+"""Runs code and the project's commands in fresh Python processes, as on another machine."""
 
 import json
 import os
@@ -12,18 +12,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
-# After this neither package can be imported, whatever is installed. The copies that come with a checkpoint stay free:
-# they are `transformers_modules.<folder>.modeling_linformer`.
+# After this code none of the packages can be imported, whatever is installed. The copies that come with a checkpoint can
+# be: their names are `transformers_modules.<folder>.modeling_linformer`.
 WITHOUT_PACKAGES = """
 import importlib, json, pathlib, sys
 
+PACKAGES = ("configuration_linformer", "modeling_linformer", "transformers_linformer")
+
 class Blocker:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("configuration_linformer", "modeling_linformer"):
+        if name.partition(".")[0] in PACKAGES:
             raise ModuleNotFoundError(f"{name} is blocked", name=name)
 
 sys.meta_path.insert(0, Blocker())
-for package in ("configuration_linformer", "modeling_linformer"):
+for package in PACKAGES:
     try:
         importlib.import_module(package)
     except ModuleNotFoundError:
@@ -35,32 +37,40 @@ import torch, transformers
 
 
 def offline(home):
-    """The environment of a process without the Hub, that keeps its cache in the folder `home`."""
+    """Returns the environment of a process that does not ask the Hub and keeps its cache in the folder `home`."""
     caches = ("HF_MODULES_CACHE", "HF_HUB_CACHE", "TRANSFORMERS_CACHE")
     kept = {name: value for name, value in os.environ.items() if name not in caches}
     return kept | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(home)}
 
 
-# accelerate's --cpu starts one process, or several by MPI alone; its --multi_gpu launcher is torchrun, and the scripts'
-# --use_cpu keeps them off any GPU
 def launcher(processes):
-    command = ("-m", "accelerate.commands.launch", "--multi_gpu", f"--num_processes={processes}", "--num_machines=1")
-    return *command, "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"
+    """Returns what stands between `python` and a command to run it in this many processes."""
+    # accelerate's --cpu starts several processes only by MPI. Its --multi_gpu starts them by torchrun, and --use_cpu among
+    # the command's own arguments keeps them off any GPU.
+    options = ("-m", "accelerate.commands.launch", "--multi_gpu", f"--num_processes={processes}", "--num_machines=1")
+    return *options, "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"
 
 
 def script_process(tmp_path, script, arguments, launcher=()):
-    """The command, and the options of `subprocess`, that run one of the project's scripts as a user does."""
-    command = [sys.executable, *launcher, str(ROOT / script), *arguments]
-    return command, {"env": offline(tmp_path / "hf") | {"OMP_NUM_THREADS": "1"}, "cwd": tmp_path}
+    """
+    Returns the command line, and the options of `subprocess`, that run one of the project's commands as a user does.
+
+    `script` is a file of the checkout, such as `run_mlm.py`, or the name of a module in `transformers_linformer.commands`.
+    """
+    # accelerate's launcher takes -m for a module as Python does
+    program = [str(ROOT / script)] if script.endswith(".py") else ["-m", f"transformers_linformer.commands.{script}"]
+    environment = offline(tmp_path / "hf") | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return [sys.executable, *launcher, *program, *arguments], {"env": environment, "cwd": tmp_path}
 
 
 def run_script(tmp_path, script, arguments, launcher=()):
+    """Runs a command to its end, and returns the `CompletedProcess` with its output as text."""
     command, options = script_process(tmp_path, script, arguments, launcher)
     return subprocess.run(command, capture_output=True, text=True, **options)
 
 
 def kill_script(tmp_path, script, arguments, checkpoint):
-    """Starts a script, and kills it as soon as it has begun to write the checkpoint, which may be half written then."""
+    """Starts a command and kills it as soon as it begins to write the checkpoint, of which it may leave only a part."""
     command, options = script_process(tmp_path, script, arguments)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)
     while not checkpoint.exists():
@@ -71,7 +81,7 @@ def kill_script(tmp_path, script, arguments, checkpoint):
 
 
 def run_python(script, tmp_path, *arguments, environment=offline):
-    """The JSON that the script prints last, run in a fresh process, in an empty folder, with an empty cache."""
+    """Returns the JSON that the script prints last. It runs in a fresh process, in an empty folder, with an empty cache."""
     folder = Path(tempfile.mkdtemp(dir=tmp_path))
     (folder / "empty").mkdir()
     process = subprocess.run(
@@ -87,5 +97,5 @@ def run_python(script, tmp_path, *arguments, environment=offline):
 
 
 def run_without_packages(script, tmp_path, *arguments, **options):
-    """`run_python`, where neither package can be imported."""
+    """Does what `run_python` does, in a process that can import none of the packages."""
     return run_python(WITHOUT_PACKAGES + script, tmp_path, *arguments, **options)

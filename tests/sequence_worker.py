@@ -1,6 +1,7 @@
 """
-Run by torchrun: compares models that share their sequences among the processes with the same models in one process, and
-writes, as JSON, how far apart outputs, losses and gradients are.
+Compares models that share their sequences among processes, which torchrun starts, with the same models in one process.
+
+Writes a JSON file that says how far apart outputs, losses and gradients are.
 """
 
 import json
@@ -35,7 +36,7 @@ WITHOUT_BLOCKS = [*LINEAR, *CONV, *POOLS]
 WITH_BLOCKS = [config | {"block_size": 5} for config in (LINEAR[0], LINEAR[3], CONV[0], *POOLS)]
 WITH_BLOCKS += [POOLS[2] | {"block_size": 5, "far_token_limit": 8}, POOLS[0] | {"block_size": [3, 0]}]
 PROJECTIONS = [*WITHOUT_BLOCKS, *WITH_BLOCKS]
-# Sequences of 29 tokens, which neither 2, 4, nor the convolution's windows of 4 divide; 5, fewer than k, is full attention
+# Neither 2, nor 4, nor the convolution's windows of 4 divide 29 tokens. 5 tokens are fewer than k, which is full attention.
 LENGTHS = (29, 5)
 HEADS = ("MaskedLM", "TokenClassification", "SequenceClassification", "MultipleChoice", "QuestionAnswering")
 
@@ -44,7 +45,7 @@ def make_model(head="Model", dtype=torch.float64, **config):
     torch.manual_seed(0)
     name = head if head == "Model" else f"For{head}"
     model = getattr(modeling_linformer, f"Linformer{name}")(LinformerConfig(**SIZES | config))
-    for parameter in model.parameters():  # zero biases would hide a lost bias
+    for parameter in model.parameters():  # as zero biases would hide a lost bias
         parameter.data.normal_(std=0.2)
     return model.eval().to(dtype)  # in float64, as gradients that are nearly zero are all rounding in float32
 
@@ -58,13 +59,13 @@ def make_inputs(head="Model", length=29, padded=False):
     choices = (2,) if head == "MultipleChoice" else ()
     inputs = {"input_ids": integers(2, *choices, length)}
     if padded:
-        # Of the second sequence all but three tokens: most processes have none of it
+        # The second sequence has only three tokens, so most processes have none of them
         mask = torch.ones_like(inputs["input_ids"])
         mask[1, ..., 3:] = 0
         inputs["attention_mask"] = mask
     if head == "MaskedLM":
         labels = integers(2, length)
-        labels[:, 2 * length // 3 :] = -100  # so that the processes have different numbers of them, the last none
+        labels[:, 2 * length // 3 :] = -100  # the processes have different numbers of them, and the last one has none
         inputs["labels"] = labels
     elif head == "TokenClassification":
         inputs["labels"] = integers(2, length, high=4) - 2
@@ -76,14 +77,14 @@ def make_inputs(head="Model", length=29, padded=False):
 
 
 def uneven_shards(inputs, mesh, unit):
-    """Each process one token, or one block, and the last all the others."""
+    """Gives each process one token or block of `unit` tokens, and the last process all the others."""
     rank, last = mesh.get_local_rank(), mesh.size() - 1
     own = slice(rank * unit, (rank + 1) * unit if rank < last else None)
     return {name: tensor[..., own].contiguous() for name, tensor in inputs.items()}
 
 
 def results(model, inputs, train):
-    """What the model gives, by name, and with `train` the gradient of every parameter."""
+    """Returns the model's outputs by name, and the gradients of all parameters by name, which are zero without `train`."""
     model.zero_grad()
     with torch.set_grad_enabled(train):
         outputs = model(**inputs)
@@ -100,7 +101,7 @@ def distance(ours, theirs):
 
 
 def compare(head, mesh, length=29, padded=False, uneven=False, train=True, checkpointing=False, **config):
-    """The largest difference of outputs and of gradients, each over the largest number that there is."""
+    """Returns the largest differences of outputs and of gradients, relative to the largest of the expected numbers."""
     model, inputs = make_model(head, **config), make_inputs(head, length, padded)
     expected, expected_gradients = results(model, inputs, train)
     if checkpointing:
@@ -110,44 +111,51 @@ def compare(head, mesh, length=29, padded=False, uneven=False, train=True, check
     shards = uneven_shards(inputs, mesh, model.config.block_multiple) if uneven else model.shard_inputs(inputs)
     outputs, gradients = results(model, shards, train)
     assert outputs.keys() == expected.keys()
-    # Where this process's tokens are in the whole
+    # The place of this process's tokens in the sequence
     lengths = [torch.empty((), dtype=torch.long) for _ in range(mesh.size())]
     dist.all_gather(lengths, torch.tensor(shards["input_ids"].shape[-1]), group=mesh.get_group())
     start = sum(lengths[: mesh.get_local_rank()])
     own = slice(start, start + shards["input_ids"].shape[-1])
     far = {"outputs": 0.0, "gradients": 0.0}
     for name, output in outputs.items():
-        if name == "logits" and config.get("sparse_prediction"):  # of the labelled tokens, however many a part has
+        # With `sparse_prediction` the logits are those of the labelled tokens, of which a part may have any number
+        if name == "logits" and config.get("sparse_prediction"):
             continue
-        whole = expected[name]
+        wanted = expected[name]
         is_of_tokens = name == "last_hidden_state" or (name == "logits" and head in ("MaskedLM", "TokenClassification"))
-        far["outputs"] = max(far["outputs"], distance(output, whole[:, own] if is_of_tokens else whole))
-    # Without a head, each process's loss is that of its own tokens: the sum of all processes' is the whole
+        far["outputs"] = max(far["outputs"], distance(output, wanted[:, own] if is_of_tokens else wanted))
+    # Without a head, each process has the loss of its own tokens, and the sum over all processes is the loss of the sequence
     for name, gradient in gradients.items() if train else ():
         dist.all_reduce(gradient, group=mesh.get_group())
         gradient /= 1 if head == "Model" else mesh.size()
         far["gradients"] = max(far["gradients"], distance(gradient, expected_gradients[name]))
-    # The worst of all processes
+    # Each process returns the largest differences of all processes
     worst = torch.tensor(list(far.values()), dtype=torch.float64)
     dist.all_reduce(worst, dist.ReduceOp.MAX)
     return dict(zip(far, worst.tolist(), strict=True))
 
 
 def data_parallel(mesh):
-    """One step of two replicas, each of which shares its sequences among two processes, against one step in one process."""
+    """
+    Returns the largest relative difference of gradients between one step of two replicas and one step in one process.
+
+    Each replica shares its sequences among two processes.
+    """
     model = make_model("MaskedLM")
     inputs = make_inputs("MaskedLM", padded=True)
-    whole = {name: torch.cat([tensor, tensor.flip(0)]) for name, tensor in inputs.items()}  # as many labels in each half
-    _, expected = results(model, whole, True)
+    # Both halves of this batch have the same number of labels
+    batch = {name: torch.cat([tensor, tensor.flip(0)]) for name, tensor in inputs.items()}
+    _, expected = results(model, batch, True)
     model.zero_grad()
     model.set_sequence_mesh(mesh["sequence"])
-    own = {name: tensor.chunk(2)[mesh["data"].get_local_rank()] for name, tensor in whole.items()}
+    own = {name: tensor.chunk(2)[mesh["data"].get_local_rank()] for name, tensor in batch.items()}
     replica = torch.nn.parallel.DistributedDataParallel(model)
     replica(**model.shard_inputs(own)).loss.backward()
     return max(distance(parameter.grad, expected[name]) for name, parameter in model.named_parameters())
 
 
 def refusal(call):
+    """Returns the message of the `ValueError` that the call raises, or None if it raises none."""
     try:
         call()
     except ValueError as error:
@@ -188,7 +196,7 @@ def main(path, die=False):
         found[f"{name} uneven"] = compare("Model", mesh, padded=True, uneven=True, **config)
         found[f"{name} checkpointing"] = compare("MaskedLM", mesh, padded=True, checkpointing=True, **config)
         found[f"{name} in chunks"] = compare("Model", mesh, padded=True, train=False, inference_chunk_size=2, **config)
-    # Hidden states pooled instead of keys: from 8 d tokens on
+    # From 8 d tokens on, hidden states are pooled instead of keys
     for block_size in (0, 5):
         long = {"projection_type": "attention_pool", "hidden_size": 3, "inference_chunk_size": 2, "block_size": block_size}
         found[f"attention_pool {block_size} long"] = compare("Model", mesh, padded=True, uneven=True, train=False, **long)
@@ -197,7 +205,8 @@ def main(path, die=False):
         found[f"{head} blocks"] = compare(head, mesh, padded=True, projection_type="attention_pool", block_size=5)
     found["mean of tokens"] = compare("SequenceClassification", mesh, padded=True, classifier_pooling="mean")
     for config in PROJECTIONS:
-        found[f"{' '.join(map(str, config.values()))} float32"] = compare("Model", mesh, padded=True, train=False, dtype=torch.float32, **config)
+        name = f"{' '.join(map(str, config.values()))} float32"
+        found[name] = compare("Model", mesh, padded=True, train=False, dtype=torch.float32, **config)
     found["sparse_prediction"] = compare("MaskedLM", mesh, sparse_prediction=True)
     found["refusals"] = refusals(mesh)
     if dist.get_world_size() == 4:

@@ -1,10 +1,11 @@
-"""choose_k.py: the spectra of known matrices, the closeness of known states, and the script as a user runs it."""
+"""Tests the spectra of known matrices, the similarity of known states, and linformer-choose-k as a user runs it."""
 
 import copy
 import json
 import math
 import shutil
 import sys
+from pydoc_data.topics import topics
 
 import matplotlib.figure
 import matplotlib.image
@@ -13,11 +14,13 @@ import pytest
 import torch
 import transformers
 from datasets import Dataset
-from pydoc_data.topics import topics
 
-import choose_k
-import run_common
-from run_common import BadInput
+from transformers_linformer.commands import choose_k
+from transformers_linformer.errors import UsageError
+from transformers_linformer.similarity import MEASURES, similarity
+from transformers_linformer.spectrum import cumulative_mass, smallest_k, spectrum
+from transformers_linformer.text import first_sequences
+from transformers_linformer.tokenization import train_tokenizer
 
 
 N = 32
@@ -25,7 +28,7 @@ COMMON = {"vocab_size": 300, "initializer_range": 0.3, "pad_token_id": 1}
 SIZES = COMMON | {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 CONFIGS = {
     "bert": transformers.BertConfig(**SIZES, max_position_embeddings=N),
-    "roberta": transformers.RobertaConfig(**SIZES, max_position_embeddings=N + 2),  # two are no tokens' positions
+    "roberta": transformers.RobertaConfig(**SIZES, max_position_embeddings=N + 2),  # no token has the first two positions
     "distilbert": transformers.DistilBertConfig(
         **COMMON, dim=16, n_layers=2, n_heads=2, hidden_dim=32, max_position_embeddings=N
     ),
@@ -41,10 +44,10 @@ def text_file(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def models(text_file, tmp_path_factory):
-    """A folder with a tiny random model of each type, whose tokenizer knows no longest input."""
+    """Returns a folder with a tiny random model of each type, whose tokenizer does not know the longest input."""
     folder = tmp_path_factory.mktemp("models")
     lines = [line for line in text_file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    tokenizer = run_common.train_tokenizer(Dataset.from_dict({"text": lines}), 300, None)
+    tokenizer = train_tokenizer(Dataset.from_dict({"text": lines}), 300, None)
     for name, config in CONFIGS.items():
         torch.manual_seed(0)
         transformers.AutoModel.from_config(config).save_pretrained(folder / name)
@@ -63,22 +66,22 @@ def arguments(model, text_file, output_dir, *more):
 def test_the_mass_of_known_matrices():
     n = 37
     matrices = torch.stack([torch.full((n, n), 1 / n), torch.eye(n), torch.eye(n)[torch.randperm(n)]])
-    cumulative = choose_k.cumulative_mass(matrices)
+    cumulative = cumulative_mass(matrices)
     every_k = torch.arange(1, n + 1) / n
     wanted = torch.stack([torch.ones(n), every_k, every_k])
     torch.testing.assert_close(cumulative, wanted.double(), atol=1e-5, rtol=0)
-    assert choose_k.smallest_k(cumulative, 0.9).tolist() == [1, math.ceil(0.9 * n), math.ceil(0.9 * n)]
+    assert smallest_k(cumulative, 0.9).tolist() == [1, math.ceil(0.9 * n), math.ceil(0.9 * n)]
 
-    cumulative = choose_k.cumulative_mass(torch.diag(torch.tensor([0.0, 6.0, 3.0, 1.0])))
+    cumulative = cumulative_mass(torch.diag(torch.tensor([0.0, 6.0, 3.0, 1.0])))
     torch.testing.assert_close(cumulative, torch.tensor([0.6, 0.9, 1.0, 1.0]).double())
     masses = {0.1: 1, 0.59: 1, 0.61: 2, 0.89: 2, 0.91: 3, 0.999: 3}
-    assert {mass: choose_k.smallest_k(cumulative, mass).item() for mass in masses} == masses
+    assert {mass: smallest_k(cumulative, mass).item() for mass in masses} == masses
 
 
 @pytest.mark.parametrize("size", [10, 64])
 def test_a_part_that_is_met_exactly_is_enough(size):
-    cumulative = choose_k.cumulative_mass(torch.eye(size))
-    assert [choose_k.smallest_k(cumulative, k / size).item() for k in range(1, size + 1)] == list(range(1, size + 1))
+    cumulative = cumulative_mass(torch.eye(size))
+    assert [smallest_k(cumulative, k / size).item() for k in range(1, size + 1)] == list(range(1, size + 1))
 
 
 @pytest.mark.parametrize("model_type", CONFIGS)
@@ -96,20 +99,20 @@ def test_the_spectrum_is_that_of_the_formula(model_type):
     for P in attentions:  # (sequences, heads, n, n)
         values = np.linalg.svd(P.double().numpy(), compute_uv=False)
         masses.append((values.cumsum(-1) / values.sum(-1, keepdims=True)).mean(0))
-    np.testing.assert_allclose(choose_k.spectrum(model, sequences), np.stack(masses), atol=1e-5)
+    np.testing.assert_allclose(spectrum(model, sequences), np.stack(masses), atol=1e-5)
 
     assert model.training and model.config._attn_implementation == "sdpa", "the model was changed"
 
 
-# Closeness
+# Similarity
 
 
 def test_closeness_of_known_states():
     original = torch.tensor([1.0, 0.0]).expand(2, 4, 2)
-    assert choose_k.closeness(original, original) == {"per_token": [1, 0], "per_document": [1, 0]}
-    # In the first document three of four tokens point the other way, but the mean does not; in the second all do
+    assert similarity(original, original) == {"per_token": [1, 0], "per_document": [1, 0]}
+    # In the first document three of four tokens point the other way, but their mean does not. In the second all do
     hidden = original * torch.tensor([[-1.0, -1.0, -1.0, 5.0], [-1.0, -1.0, -1.0, -1.0]])[..., None]
-    found = choose_k.closeness(hidden, original)
+    found = similarity(hidden, original)
     assert found["per_token"] == pytest.approx([(-0.5 - 1) / 2, 0.5 / math.sqrt(2)])
     assert found["per_document"] == pytest.approx([0, math.sqrt(2)])
 
@@ -119,15 +122,15 @@ def test_closeness_is_1_at_k_equal_to_n_and_less_below(model_type):
     torch.manual_seed(0)
     model = transformers.AutoModel.from_config(CONFIGS[model_type]).eval()
     sequences = torch.randint(3, 300, (4, N))
-    rows, other = choose_k.measure_closeness(model, sequences, ["mean_pool", "conv"], [4, N], [0, 8])
+    rows, other = choose_k.measure_similarity(model, sequences, ["mean_pool", "conv"], [4, N], [0, 8])
     asked = [(name, b, k) for name in ("mean_pool", "conv") for b in (0, 8) for k in (4, N)]
     assert [(row["projection_type"], row["block_size"], row["k"]) for row in rows] == asked
-    assert abs(rows[0]["per_token"][0] - rows[4]["per_token"][0]) > 1e-3, "the windows of conv are others"
-    assert rows[2]["per_token"][0] > rows[0]["per_token"][0], "blocks bring it closer"
+    assert abs(rows[0]["per_token"][0] - rows[4]["per_token"][0]) > 1e-3, "conv has the same windows as mean_pool"
+    assert rows[2]["per_token"][0] > rows[0]["per_token"][0], "blocks bring the states no closer"
     for row in rows:
         if row["projection_type"] == "conv" and row["block_size"]:
-            continue  # whose rows count a block's own tokens again
-        for measure in choose_k.MEASURES:
+            continue  # as its rows count a block's own tokens again, it is not exact at k = n
+        for measure in MEASURES:
             mean, spread = row[measure]
             if row["k"] == N:
                 assert mean == pytest.approx(1, abs=1e-5) and spread < 1e-5
@@ -136,12 +139,12 @@ def test_closeness_is_1_at_k_equal_to_n_and_less_below(model_type):
         assert row["per_token"][0] > other["per_token"][0]
 
 
-# The script
+# The command
 
 
 @pytest.fixture
 def figures(monkeypatch):
-    """The figures that are saved, by the names of their files."""
+    """Returns a dictionary that collects the figures that are saved, by the names of their files."""
     saved, savefig = {}, matplotlib.figure.Figure.savefig
 
     def save(figure, path, **options):
@@ -155,15 +158,16 @@ def figures(monkeypatch):
 @pytest.mark.parametrize(("model_type", "n"), [("bert", N), ("roberta", N), ("distilbert", N // 2)])
 def test_tables_numbers_and_plots(model_type, n, models, text_file, tmp_path, capsys, figures):
     ks = [k for k in (4, 16, 32) if k <= n]
-    options = ["--projection_types", "mean_pool", "linear", "--mass=0.8", "--block_sizes", "0", "--projected_dims", *map(str, ks)]
+    options = ["--projection_types", "mean_pool", "linear", "--mass=0.8", "--block_sizes", "0"]
+    options += ["--projected_dims", *map(str, ks)]
     if n < N:
         options.append(f"--max_seq_length={n}")
     choose_k.main(arguments(models / model_type, text_file, tmp_path, *options))
     numbers = json.loads((tmp_path / "choose_k.json").read_text())
     assert (numbers["n"], numbers["samples"], numbers["mass"]) == (n, 3, 0.8)
-    found = [(row["projection_type"], row["k"]) for row in numbers["closeness"]]
+    found = [(row["projection_type"], row["k"]) for row in numbers["similarity"]]
     assert found == [("mean_pool", k) for k in ks] + [("linear", k) for k in ks]
-    assert {row["k"] for row in numbers["closeness"] if row["per_token"][0] > 1 - 1e-5} == {n}
+    assert {row["k"] for row in numbers["similarity"] if row["per_token"][0] > 1 - 1e-5} == {n}
     for curve, k in zip(numbers["cumulative_by_layer"], numbers["smallest_k_by_layer"], strict=True):
         assert len(curve) == n and curve[k - 1] >= 0.8 and (k == 1 or curve[k - 2] < 0.8)
     assert np.shape(numbers["cumulative_at_quarter_by_head"]) == (2, 2)
@@ -178,13 +182,13 @@ def test_tables_numbers_and_plots(model_type, n, models, text_file, tmp_path, ca
         assert int(of_layer) == k and int(least) <= k <= int(greatest)
         assert float(at_quarter) == pytest.approx(np.mean(by_head[layer]), abs=1e-3)
 
-    (axes,) = figures["closeness.png"].axes
+    (axes,) = figures["similarity.png"].axes
     shown = {container.get_label(): container[0].get_ydata() for container in axes.containers}
-    for row in numbers["closeness"]:
-        for measure in choose_k.MEASURES:
+    for row in numbers["similarity"]:
+        for measure in MEASURES:
             means = shown[f"{row['projection_type']}, no blocks, {measure.replace('_', ' ')}"]
             assert means[ks.index(row["k"])] == row[measure][0]
-    assert set(shown["another document, per token"]) == {numbers["closeness_of_another_document"]["per_token"][0]}
+    assert set(shown["another document, per token"]) == {numbers["similarity_to_another_document"]["per_token"][0]}
     left, right, _ = figures["spectrum.png"].axes
     curves = [line.get_ydata() for line in left.lines if line.get_label().startswith("layer")]
     np.testing.assert_array_equal(curves, numbers["cumulative_by_layer"])
@@ -203,26 +207,23 @@ def test_text_is_read_in_order_and_from_the_validation_set(models, tmp_path):
         (data / f"{split}.jsonl").write_text("\n".join(rows))
     common = {"model_name_or_path": str(models / "bert"), "output_dir": str(tmp_path / "out")}
     args = choose_k.ChoiceArguments(**common, dataset_name=str(data))
-    data_args = args.as_arguments(choose_k.run_mlm.TextArguments, streaming=True)
-    model_args = args.as_arguments(choose_k.ModelArguments)
-    assert (data_args.dataset_name, model_args.model_name_or_path) == (str(data), str(models / "bert"))
+    assert (args.dataset_name, args.model_name_or_path) == (str(data), str(models / "bert"))
     tokenizer = transformers.AutoTokenizer.from_pretrained(models / "bert")
-    training_args = transformers.TrainingArguments(output_dir=args.output_dir, report_to="none")
-    sequences = choose_k.load_sequences(data_args, model_args, training_args, tokenizer, N, 5)
+    sequences = first_sequences(choose_k.texts_to_read(args), tokenizer, N, 5)
     assert sequences.shape == (5, N)
     read = "".join(tokenizer.batch_decode(sequences, skip_special_tokens=True))
     assert "".join(f"another text {number}" for number in range(200)).startswith(read) and "text 5" in read
 
 
 def test_a_folder_of_sentence_transformers(models, text_file, tmp_path):
-    """Model and tokenizer lie in a folder below, as `modules.json` says."""
+    """Model and tokenizer are found in the subfolder that `modules.json` names."""
     shutil.copytree(models / "bert", tmp_path / "sentences" / "0_Transformer")
     modules = [{"path": "0_Transformer", "type": "sentence_transformers.models.Transformer"}]
     (tmp_path / "sentences" / "modules.json").write_text(json.dumps(modules))
     measured = []
     for model in (models / "bert", tmp_path / "sentences"):
         choose_k.main(arguments(model, text_file, tmp_path / "out", "--projected_dims", "8"))
-        measured.append(json.loads((tmp_path / "out" / "choose_k.json").read_text())["closeness"])
+        measured.append(json.loads((tmp_path / "out" / "choose_k.json").read_text())["similarity"])
     assert measured[0] == measured[1]
 
 
@@ -247,7 +248,7 @@ def test_bad_input_is_one_clear_line(content, more, message, models, text_file, 
     path = text_file if content == "text" else tmp_path / "text.txt"
     if content not in ("text", None):
         path.write_text(content)
-    with pytest.raises(BadInput, match=message) as raised:
+    with pytest.raises(UsageError, match=message) as raised:
         choose_k.main(arguments(models / "bert", path, tmp_path / "out", *more))
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "out").exists()
@@ -256,22 +257,22 @@ def test_bad_input_is_one_clear_line(content, more, message, models, text_file, 
 def test_a_damaged_file_is_one_clear_line(models, tmp_path):
     path = tmp_path / "text.jsonl"
     path.write_text('{"text": "one"}\n{"text": \n')
-    with pytest.raises(BadInput, match="the text cannot be read: .*JSON"):
+    with pytest.raises(UsageError, match="the text cannot be read: .*JSON"):
         choose_k.main(arguments(models / "bert", path, tmp_path / "out"))
 
 
 def test_no_text_a_file_as_folder_and_a_decoder(models, text_file, tmp_path):
-    with pytest.raises(BadInput, match="give --dataset_name, --train_file, or --demo"):
+    with pytest.raises(UsageError, match="give --dataset_name, --train_file, or --demo"):
         choose_k.main([f"--model_name_or_path={models / 'bert'}", f"--output_dir={tmp_path}"])
-    with pytest.raises(BadInput, match="--output_dir .* File exists"):
+    with pytest.raises(UsageError, match="--output_dir .* File exists"):
         choose_k.main(arguments(models / "bert", text_file, text_file))
     transformers.AutoTokenizer.from_pretrained(models / "bert").save_pretrained(tmp_path / "gpt2")
     transformers.GPT2Config(n_embd=16, n_layer=1, n_head=1).save_pretrained(tmp_path / "gpt2")
-    with pytest.raises(BadInput, match="`model_type` is 'gpt2', which cannot be converted"):
+    with pytest.raises(UsageError, match="`model_type` is 'gpt2', which cannot be converted"):
         choose_k.main(arguments(tmp_path / "gpt2", text_file, tmp_path / "out"))
 
 
 def test_without_matplotlib_it_says_so_at_once(models, text_file, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(BadInput, match=r'the plots need matplotlib: pip install -e "\.\[plots\]"'):
+    with pytest.raises(UsageError, match=r'the plots need matplotlib: pip install "transformers-linformer\[plots\]"'):
         choose_k.main(arguments(models / "bert", text_file, tmp_path / "out"))

@@ -1,8 +1,8 @@
 """
-Transformers' own common tests, which every model in the library has to pass, run on the Linformer and its heads.
+Runs transformers' own common tests, which every model in the library has to pass, on the Linformer and its heads.
 
-They are not in the installed package, only in the source archive of the same release, and nothing of them is copied
-into this project: the first run fetches that archive with pip and keeps its tests in a cache folder,
+These tests are not in the installed package, but only in the source archive of the same release, and nothing of them is
+copied into this project. The first run fetches that archive with pip and keeps its tests in a cache folder,
 `transformers-linformer` in `$XDG_CACHE_HOME` or `~/.cache`. With neither a connection nor that cache, this module is
 skipped.
 """
@@ -37,14 +37,14 @@ from modeling_linformer import (
 )
 
 
-# The models are tiny: a second thread costs more than it gives
+# The models are so small that a second thread costs more time than it saves
 torch.set_num_threads(1)
 
 
-# The tests that the library itself skips, by its reason. Both are patterns as in a shell. A skip that is not listed
-# fails, so that no test ever drops out unseen.
+# The tests that the library itself skips, by the reason that it gives. Both are patterns as in a shell. A skip that is not
+# listed fails, so that no test is ever skipped unnoticed.
 SKIPPED = {
-    # What the machine lacks: a GPU, mostly. A machine that has one skips fewer.
+    # The machine lacks something, mostly a GPU. With a GPU fewer tests are skipped.
     "test requires *": [
         "test_can_load_with_device_context_manager",
         "test_can_load_with_global_device_set",
@@ -59,37 +59,38 @@ SKIPPED = {
         "test_sdpa_can_dispatch_on_flash",
         "test_torch_compile_for_training",
     ],
-    # Run with RUN_SLOW=1, and a GPU
+    # These run with RUN_SLOW=1 and a GPU
     "test is slow": [
         "test_flash_attn_*",
         "test_sdpa_can_compile_dynamic",
         "test_sdpa_can_dispatch_on_flash",
         "test_torch_compile_for_training",
     ],
-    # For causal models
+    # This is for causal models
     "*doesn't have the attribute `_torch_compile_train_cls`.": ["test_torch_compile_for_training"],
-    # An encoder: it neither generates nor decodes
+    # An encoder neither generates nor decodes
     "No decoder-only language modeling head to check": ["test_causal_lm_loss_honors_shift_labels"],
     "No sequence-to-sequence language modeling head to check": ["test_encoder_decoder_loss_no_double_shift"],
     "Do not take a cache as input to forward": ["test_bc_cache_name_forward"],
-    # One model with one configuration, not several put together
+    # The Linformer is one model with one configuration, and not several models put together
     "Model is not a composite model.": ["test_attn_implementation_composite_models"],
     "This model is not composite": ["test_can_set_attention_dynamically_composite_model"],
     "No subconfigs so the test does not make sense": ["test_internal_model_config_and_subconfig_are_same"],
-    # The library's words for "not composite"; `test_sdpa_can_dispatch_non_composite_models` is ours, and runs
+    # This is how the library says "not composite". `test_sdpa_can_dispatch_non_composite_models` is for the Linformer, and
+    # runs.
     "LinformerModel does not support SDPA": ["test_sdpa_can_dispatch_composite_models"],
-    # Learned absolute positions, tied to E's columns, so that their number is fixed
+    # Positions are learned and absolute. Each belongs to a column of E, so their number is fixed.
     "Model does not have position embeddings": ["test_resize_position_vector_embeddings"],
     "This model does not support RoPE scaling": ["test_model_rope_scaling_*"],
     "This model does not have RoPE": ["test_model_rope_with_partial_rotation"],
     "*LinformerModel'> has no axial RoPE layer defined.": ["test_vision_axial_rope"],
     "Model does not support sliding window mask": ["test_sliding_window_mask"],
-    # No mixture of experts
+    # There is no mixture of experts
     "LinformerModel does not support grouped_mm": ["test_eager_matches_batched_and_grouped_inference_*"],
     "This model has no sparse experts.": ["test_moe_models_record_router_logits"],
     "This model has no `output_router_logits` in its config.": ["test_output_router_logits_from_config"],
-    # What a model may declare and this one need not: weights kept in float32, checkpoints of an older layout to
-    # convert, a plan to split its matrices over GPUs
+    # A model may declare these, and the Linformer does not need them: weights that stay in float32, the conversion of
+    # checkpoints with an older layout, and a plan to split its matrices over GPUs
     "Linformer* has no _keep_in_fp32_modules *": ["test_keep_in_fp32_modules*"],
     "No `_keep_in_fp32_modules_strict` defined": ["test_keep_in_fp32_modules_strict_also_hardcode_fp32"],
     "No conversion found for *": ["test_can_load_from_already_mapped_keys", "test_reverse_loading_mapping"],
@@ -98,12 +99,12 @@ SKIPPED = {
 }
 
 
-# The name that the library's `tests` are imported under
+# The name under which the library's `tests` are imported
 PACKAGE = "transformers_tests"
 MODULES = ("test_configuration_common", "test_modeling_common", "test_training_mixin")
 
-# What these import from files that the archive lacks. The tests of export and of `generate` are left out; the values
-# are ones that every configuration has to keep.
+# What these modules import from files that the archive lacks. The tests of export and of `generate` are left out. The values
+# are those that every configuration has to keep.
 STUBS = {
     "exporters.test_export": {"ExportTesterMixin": type("ExportTesterMixin", (), {})},
     "generation.test_utils": {"GenerationTesterMixin": type("GenerationTesterMixin", (), {})},
@@ -123,24 +124,24 @@ STUBS = {
 
 
 def library_tests_folder():
-    """The folder with the package of the library's tests, which the first run for a release fetches."""
+    """Returns the folder that holds the package of the library's tests, which the first run for a release fetches."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "transformers-linformer")
     folder = cache / f"tests-{transformers.__version__}"
     cache.mkdir(parents=True, exist_ok=True)
-    # pytest-xdist's workers all come here at once: one fetches, the others wait for it
+    # All workers of pytest-xdist come here at once. One of them fetches the tests, and the others wait for it.
     with FileLock(cache / "lock"):
         if not folder.exists():
             with tempfile.TemporaryDirectory(dir=cache) as temporary:
                 unpack(download(Path(temporary)), Path(temporary, "tests", PACKAGE))
-                # Last and at once, so that a run that is cut off leaves no half of it behind
+                # The folder gets its name last, and at once, so that a run that is cut off leaves no part of it
                 Path(temporary, "tests").rename(folder)
     return folder
 
 
 def download(folder):
-    """The source archive of the installed release."""
+    """Downloads the source archive of the installed release into the folder, and returns its path."""
     release = f"transformers=={transformers.__version__}"
-    # pip asks the archive's setup.py for its name. It need not fetch a setuptools for that: torch has brought one.
+    # pip asks the archive's setup.py for its name. It need not fetch setuptools for that, as torch depends on it.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--retries", "1", "--timeout", "15"]
     command += ["--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--dest", folder, release]
     result = subprocess.run(command, capture_output=True, text=True)
@@ -155,6 +156,7 @@ def download(folder):
 
 
 def unpack(archive, package):
+    """Makes the folder `package`, a Python package with the library's modules of tests."""
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
     with tarfile.open(archive) as files:
@@ -169,7 +171,7 @@ for name, contents in STUBS.items():
     vars(stub).update(contents)
     sys.modules[stub.__name__] = stub
 with warnings.catch_warnings():
-    # The marks that the library sorts its tests by mean nothing here
+    # pytest does not know the marks by which the library sorts its tests
     warnings.simplefilter("ignore", pytest.PytestUnknownMarkWarning)
     from transformers_tests.test_configuration_common import ConfigTester
     from transformers_tests.test_modeling_common import ModelTesterMixin, ids_tensor, random_attention_mask
@@ -188,7 +190,7 @@ AUTO_CLASSES = {
 
 @pytest.fixture(autouse=True, scope="module")
 def as_in_the_library():
-    """The common tests look up by name which labels a class takes, and must not ask the Hub for anything."""
+    """Registers the classes, as the tests look up by name which labels a class takes, and keeps the tests off the Hub."""
     with pytest.MonkeyPatch.context() as patch:
         for task, model_class in AUTO_CLASSES.items():
             names = getattr(modeling_auto, f"{task}_MAPPING_NAMES")
@@ -199,7 +201,7 @@ def as_in_the_library():
 
 
 class LinformerModelTester:
-    """A small configuration and random inputs for it, in the manner of the library's tester for BERT."""
+    """Makes a small configuration and random inputs for it, as the library's tester for BERT does."""
 
     batch_size = 7
     seq_length = 13
@@ -211,12 +213,12 @@ class LinformerModelTester:
     num_choices = 2
     is_training = True
     base_model_class = LinformerModel
-    # The class that TrainingTesterMixin trains
+    # TrainingTesterMixin trains this class
     causal_lm_class = LinformerForMaskedLM
 
     def __init__(self, parent, projected_dim=5, **projection):
         self.parent = parent
-        # Attentions are n by k, or, with blocks, by a block's tokens and k
+        # Attentions are n by k, or, with blocks, n by the tokens of a block and k
         self.key_length = min(projection.get("block_size", 0), self.seq_length) + projected_dim
         self.projection = {"projected_dim": projected_dim, **projection}
 
@@ -236,7 +238,7 @@ class LinformerModelTester:
     def prepare_config_and_inputs_for_common(self):
         config = self.get_config()
         inputs = {
-            # Without the padding id, whose embedding gets no gradient
+            # The id of padding is left out, as its embedding gets no gradient
             "input_ids": self.ids(self.vocab_size).clamp(min=config.pad_token_id + 1),
             "token_type_ids": self.ids(config.type_vocab_size),
             "attention_mask": random_attention_mask([self.batch_size, self.seq_length]),
@@ -292,7 +294,7 @@ class LinformerModelTester:
 
 
 class LinformerModelTest(ModelTesterMixin, TrainingTesterMixin, unittest.TestCase):
-    """With the default projection: one learned E = F for the whole model."""
+    """Tests the default projection, one learned E = F for all layers and heads."""
 
     all_model_classes = tuple(AUTO_CLASSES.values())
     model_tester = None
@@ -315,7 +317,7 @@ class LinformerModelTest(ModelTesterMixin, TrainingTesterMixin, unittest.TestCas
         )
 
     def test_skips_are_listed(self):
-        """Also those by a decorator, which never get to `skipTest`; and the list names no test that is gone."""
+        """Checks that skips by a decorator, which never call `skipTest`, are listed, and that all tests on the list exist."""
         for test in dir(self):
             reason = getattr(getattr(self, test), "__unittest_skip_why__", None)
             if reason is not None:
@@ -347,18 +349,18 @@ class LinformerModelTest(ModelTesterMixin, TrainingTesterMixin, unittest.TestCas
 
 
 class LinformerMeanPoolTest(LinformerModelTest):
-    """With a projection that has no parameters."""
+    """Tests a projection without parameters."""
 
     projection = {"projection_type": "mean_pool"}
 
 
 class LinformerBlocksTest(LinformerModelTest):
-    """With what a converted model has: blocks and `attention_pool`; its inputs are of more than two blocks."""
+    """Tests blocks and `attention_pool`, which a converted model has. The inputs have more than two blocks."""
 
     projection = {"projection_type": "attention_pool", "block_size": 5, "far_token_limit": 6}
 
 
 class LinformerConvTest(LinformerModelTest):
-    """With an E and an F in each layer, and inputs too short to fill the k slots."""
+    """Tests an E and an F per layer, with inputs too short to fill the k slots."""
 
     projection = {"projection_type": "conv", "projection_sharing": "headwise", "projected_dim": 16}

@@ -1,8 +1,7 @@
-"""convert_to_linformer.py: what it says is exact is, nothing is lost on the way, and what does not fit is refused."""
+"""Tests that conversion is exact where it says so, that it loses nothing, and that it refuses what does not fit."""
 
 import argparse
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -12,18 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from naive_fairseq import fairseq_class_logits, fairseq_features, fairseq_lm_logits, fairseq_state
+from processes import WITHOUT_PACKAGES, offline, run_script
+from test_travel import CODE
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer, BertTokenizer
 
-import convert_to_linformer as script
-from convert_to_linformer import convert_fairseq_linformer, convert_to_linformer
 from modeling_linformer import LinformerForMaskedLM, LinformerForSequenceClassification, LinformerModel
-from naive_fairseq import fairseq_class_logits, fairseq_features, fairseq_lm_logits, fairseq_state
-from processes import WITHOUT_PACKAGES, offline
-from run_common import BadInput
-from test_travel import CODE
+from transformers_linformer import conversion, convert_fairseq_linformer, convert_to_linformer
+from transformers_linformer.commands.convert import main
+from transformers_linformer.errors import UsageError
+from transformers_linformer.model_card import TASKS
 
 
-ROOT = Path(__file__).parent.parent
 N, K, VOCAB = 24, 10, 60
 COMMON = ("Model", "ForMaskedLM", "ForTokenClassification", "ForQuestionAnswering")
 ALL = (*COMMON, "ForSequenceClassification", "ForMultipleChoice")
@@ -35,7 +34,7 @@ SOURCES = [
 
 
 def make_source(class_name, **fields):
-    """A small model with parameters far from their initial ones, so that each counts."""
+    """Returns a small model whose parameters are far from their initial values, so that each of them counts."""
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 37}
     if class_name.startswith("DistilBert"):
         sizes = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 37}
@@ -52,7 +51,7 @@ def make_source(class_name, **fields):
 
 
 def make_inputs(model, lengths):
-    """A batch padded on the right; with two choices each for multiple choice."""
+    """Returns a batch that is padded on the right. For multiple choice, each row has two choices."""
     generator = torch.Generator().manual_seed(1)
     shape = (len(lengths), 2, max(lengths)) if "Choice" in type(model).__name__ else (len(lengths), max(lengths))
     ids = torch.randint(7, VOCAB, shape, generator=generator)
@@ -65,7 +64,7 @@ def make_inputs(model, lengths):
 
 @torch.no_grad()
 def outputs_of(model, inputs):
-    """All outputs that the two models have in common, padding left out."""
+    """Returns all outputs that the two models have in common, without those of padding."""
     names = {"prediction_logits": "logits", "seq_relationship_logits": None}
     found = {}
     for name, output in model(**inputs).items():
@@ -91,7 +90,7 @@ def are_same(ours, theirs, inputs):
 
 
 def write_source(model, folder):
-    """A checkpoint with a tokenizer of a few words."""
+    """Saves the model with a tokenizer of a few words, and returns the folder."""
     words = "[PAD] [UNK] [CLS] [SEP] [MASK] a the first second text and . one of them".split()
     tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(words)}, model_max_length=N)
     tokenizer.save_pretrained(folder)
@@ -100,7 +99,7 @@ def write_source(model, folder):
 
 
 def run_without_packages(code, folder):
-    """What the code prints in a fresh process that can import neither package, offline, with an empty cache."""
+    """Returns what the code prints in a fresh process, which can import none of the packages, is offline and has no cache."""
     environment = offline(folder / "cache") | {"OMP_NUM_THREADS": "1"}
     environment.pop("PYTHONPATH", None)
     process = subprocess.run(
@@ -126,7 +125,7 @@ def test_at_most_k_tokens_or_a_block_get_the_originals_outputs(class_name, k, bl
     head = re.sub(r"^(Bert|Roberta|XLMRoberta|Camembert|DistilBert)", "", class_name)
     assert type(model).__name__ == "Linformer" + {"ForPreTraining": "ForMaskedLM"}.get(head, head)
     assert_same(model, source, make_inputs(source, [K, 4, 1]))
-    # The comparison can tell: with more tokens the two part
+    # With more tokens the outputs differ, so the comparison can fail
     assert not are_same(model, source, make_inputs(source, [N]))
 
 
@@ -141,7 +140,7 @@ def test_with_k_equal_to_n_all_lengths_are_exact(class_name, projection_type):
     source = make_source(class_name)
     model = convert_to_linformer(source, projected_dim=N, block_size=0, projection_type=projection_type)
     assert_same(model, source, make_inputs(source, [N, 17, 1]))
-    if projection_type != "conv":  # which does not leave out a block's own tokens
+    if projection_type != "conv":  # whose rows hold a block's own tokens, too
         model = convert_to_linformer(source, projected_dim=N, block_size=8, projection_type=projection_type)
         assert_same(model, source, make_inputs(source, [N, 17, 1]))
 
@@ -156,7 +155,7 @@ def test_linear_starts_as_mean_pooling_of_n_tokens(projection_sharing):
         if k > 1:  # a pooling needs two windows
             pooled = convert_to_linformer(source, projected_dim=k, block_size=0, projection_type="mean_pool")
             assert_same(model, pooled, inputs)
-    assert_same(model, source, inputs)  # of k = n
+    assert_same(model, source, inputs)  # the last of them, which has k = n
 
 
 def test_each_layer_may_have_its_own_k():
@@ -174,7 +173,7 @@ def test_the_default_blocks_divide_the_positions():
         source = make_source("BertModel", max_position_embeddings=positions)
         model = convert_to_linformer(source, projected_dim=K, max_position_embeddings=3 * positions)
         assert model.config.block_size == wanted
-        assert convert_to_linformer(source, projected_dim=K, block_size=7).config.block_size == 7  # nothing repeats
+        assert convert_to_linformer(source, projected_dim=K, block_size=7).config.block_size == 7  # no position repeats
         if positions % 7:
             with pytest.raises(ValueError, match=f"`block_size` is 7, which does not divide the original's {positions} pos"):
                 convert_to_linformer(source, projected_dim=K, block_size=7, max_position_embeddings=positions + 1)
@@ -185,7 +184,7 @@ def test_the_default_blocks_divide_the_positions():
     [
         ({}, N - 8),
         ({"block_size": [4, 8]}, N - 8),
-        ({"projected_dim": 20}, 20),  # or an input of 20 tokens would not be exact
+        ({"projected_dim": 20}, 20),  # otherwise an input of 20 tokens would not be exact
         ({"block_size": 0}, None),
         ({"projection_type": "mean_pool"}, N - 8),
         ({"projection_type": "linear"}, None),
@@ -275,7 +274,7 @@ def test_the_source_is_left_as_it_was():
 def test_without_pooler_none_is_made_up(tmp_path):
     source = transformers.RobertaModel(make_source("RobertaModel").config, add_pooling_layer=False)
     source.save_pretrained(tmp_path)
-    for given in (source, tmp_path):  # transformers gives the loaded one a random pooler
+    for given in (source, tmp_path):  # transformers gives the one that it loads a random pooler
         assert convert_to_linformer(given, projected_dim=K).pooler is None
     assert convert_to_linformer(make_source("RobertaModel"), projected_dim=K).pooler is not None
 
@@ -290,15 +289,15 @@ def test_encoder_only(tmp_path):
 
 
 def test_what_is_left_out_is_said(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(script.logger, "propagate", True)
+    monkeypatch.setattr(conversion.logger, "propagate", True)
     monkeypatch.setattr(transformers.utils.logging.get_logger("transformers"), "propagate", True)
     make_source("BertForPreTraining").save_pretrained(tmp_path)
-    for architecture in ("BertForPreTraining", "BertForMaskedLM"):  # as bert-base-uncased is
+    for architecture in ("BertForPreTraining", "BertForMaskedLM"):  # bert-base-uncased names the second one
         config = json.loads((tmp_path / "config.json").read_text())
         (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": [architecture]}))
         caplog.clear()
         assert type(convert_to_linformer(tmp_path, projected_dim=K)) is LinformerForMaskedLM
-        (message,) = {record.getMessage() for record in caplog.records if "Left out" in record.getMessage()}
+        (message,) = {record.getMessage() for record in caplog.records if "left out" in record.getMessage()}
         assert {"bert.pooler.dense.weight", "cls.seq_relationship.bias"} <= set(re.split(r"[,:]? ", message))
 
 
@@ -380,7 +379,7 @@ def test_changed_layers_are_refused():
         convert_to_linformer(source, projected_dim=K)
 
 
-# The script
+# The command
 
 
 def test_written_folders_load_anywhere_and_their_cards_run_as_printed(tmp_path):
@@ -400,17 +399,18 @@ def test_written_folders_load_anywhere_and_their_cards_run_as_printed(tmp_path):
         folder = write_source(source, tmp_path / class_name)
         output = tmp_path / f"converted {class_name}"
         options = ["--projected_dim", "7", "--block_size", "12", "--max_position_embeddings", "50"]
-        script.main(["--model_name_or_path", str(folder), "--output_dir", str(output), *options])
+        main(["--model_name_or_path", str(folder), "--output_dir", str(output), *options])
         assert {path.name for path in output.glob("*.py")} == CODE
         card = (output / "README.md").read_text()
-        assert "most 12 tokens" in card and "through 7 projected rows" in card and f"has {N} positions" in card and f"`{folder}`" in card
+        for part in ("most 12 tokens", "through 7 projected rows", f"has {N} positions", f"`{folder}`"):
+            assert part in card
         (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
         assert ("add_pooling_layer=False" in snippet) == (class_name == "RobertaModel")
         commands.append(snippet)
         printed.append(f"{torch.Size(shape)}")
 
         assert AutoTokenizer.from_pretrained(output, trust_remote_code=True).model_max_length == 50
-        auto_class = getattr(transformers, script.TASKS[type(convert_to_linformer(source, projected_dim=K)).__name__][0])
+        auto_class = getattr(transformers, TASKS[type(convert_to_linformer(source, projected_dim=K)).__name__][0])
         options = {"add_pooling_layer": False} if class_name == "RobertaModel" else {}
         loaded = auto_class.from_pretrained(output, **options)
         assert_same(loaded, source, make_inputs(source, [12, 4]))
@@ -427,13 +427,13 @@ def test_a_folder_of_sentence_transformers(tmp_path):
     ]
     (folder / "modules.json").write_text(json.dumps(modules))
     arguments = ["--model_name_or_path", str(folder), "--output_dir", str(tmp_path / "out"), "--projected_dim", str(K)]
-    script.main(arguments)
+    main(arguments)
     assert_same(AutoModel.from_pretrained(tmp_path / "out"), source, make_inputs(source, [K, 4]))
     assert len(AutoTokenizer.from_pretrained(tmp_path / "out")) == 15
 
     (folder / "modules.json").write_text(json.dumps(modules[1:]))
-    with pytest.raises(BadInput, match="modules.json.*no module of the type Transformer"):
-        script.main([*arguments[:3], str(tmp_path / "other")])
+    with pytest.raises(UsageError, match="modules.json.*no module of the type Transformer"):
+        main([*arguments[:3], str(tmp_path / "other")])
 
 
 def test_arguments_may_stand_in_a_file(tmp_path):
@@ -442,7 +442,7 @@ def test_arguments_may_stand_in_a_file(tmp_path):
     arguments |= {"projection_type": "linear", "projection_sharing": "headwise", "encoder_only": True}
     arguments |= {"block_size": 0}
     (tmp_path / "arguments.json").write_text(json.dumps(arguments))
-    script.main([str(tmp_path / "arguments.json")])
+    main([str(tmp_path / "arguments.json")])
     config = AutoConfig.from_pretrained(tmp_path / "out")
     assert (config.projected_dim, config.projection_type, config.projection_sharing) == ([K, 5], "linear", "headwise")
     assert "All inputs are approximated" in (tmp_path / "out" / "README.md").read_text()
@@ -451,12 +451,12 @@ def test_arguments_may_stand_in_a_file(tmp_path):
 def test_a_folder_that_holds_a_model_is_left_alone(tmp_path):
     folder = write_source(make_source("BertModel"), tmp_path / "source")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(BadInput, match="--output_dir.*holds a model already.*another folder"):
-        script.main(["--model_name_or_path", str(folder), "--output_dir", str(folder), "--projected_dim", str(K)])
+    with pytest.raises(UsageError, match="--output_dir.*holds a model already.*another folder"):
+        main(["--model_name_or_path", str(folder), "--output_dir", str(folder), "--projected_dim", str(K)])
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     (tmp_path / "file").touch()
-    with pytest.raises(BadInput, match="--output_dir.*is a file"):
-        script.main(["--model_name_or_path", str(folder), "--output_dir", str(tmp_path / "file")])
+    with pytest.raises(UsageError, match="--output_dir.*is a file"):
+        main(["--model_name_or_path", str(folder), "--output_dir", str(tmp_path / "file")])
 
 
 @pytest.mark.parametrize(
@@ -486,21 +486,17 @@ def test_bad_arguments_give_one_line_and_leave_no_folder(options, message, tmp_p
     shutil.copytree(source, "with_code")
     (Path("with_code") / "config.json").write_text(json.dumps(code))
     (Path("with_code") / "own.py").write_text("raise SystemExit('code of the checkpoint was run')")
-    with pytest.raises(BadInput, match=message) as error:
-        script.main(["--model_name_or_path", "source", "--output_dir", "out", *options])
+    with pytest.raises(UsageError, match=message) as error:
+        main(["--model_name_or_path", "source", "--output_dir", "out", *options])
     assert "\n" not in str(error.value) and not Path("out").exists()
-    assert capsys.readouterr().out == ""  # nor any question whether to run code
+    assert capsys.readouterr().out == ""  # and nobody was asked whether to run code
 
 
 def test_the_command_line_ends_in_one_line(tmp_path):
-    command = [sys.executable, str(ROOT / "convert_to_linformer.py"), "--output_dir", "out"]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(
-        [*command, "--model_name_or_path", "none.pt"], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
+    run = run_script(tmp_path, "convert", ["--output_dir", "out", "--model_name_or_path", "none.pt"])
     assert run.returncode == 1 and run.stdout == ""
-    lines = run.stderr.splitlines()  # libraries that transformers finds may warn before
-    assert re.fullmatch("convert_to_linformer.py: error: --model_name_or_path none.pt: .*", lines[-1]) and "Traceback" not in run.stderr
+    lines = run.stderr.splitlines()  # libraries that transformers imports may write warnings first
+    assert re.fullmatch("convert.py: error: --model_name_or_path none.pt: .*", lines[-1]) and "Traceback" not in run.stderr
 
 
 # Real weights
@@ -573,7 +569,7 @@ def test_older_names_of_fairseq(tmp_path):
     for name, tensor in state.items():
         name = name.replace("encoder.", "decoder.", 1).replace("layernorm_embedding", "emb_layer_norm")
         older[name] = tensor
-        if "compress_k" in name:  # one E a layer, though it was to be shared: how the first version did it
+        if "compress_k" in name:  # the first version had one E per layer, although it was to be shared
             for other in ("self_attn.compress_v", "shared_compress_layer"):
                 older[name.replace("self_attn.compress_k", other)] = tensor
                 older[name.replace("self_attn.compress_k", other).replace("weight", "bias")] = tensor[0]
@@ -603,13 +599,13 @@ def test_fairseqs_classifier_and_untied_embeddings(tmp_path):
 def test_the_script_on_fairseq(tmp_path, capsys):
     path = save_fairseq(fairseq_state(N, 6, "layer"), tmp_path / "checkpoint.pt")
     arguments = ["--model_name_or_path", str(path), "--output_dir", str(tmp_path / "out")]
-    with pytest.raises(BadInput, match="--projected_dim and --encoder_only cannot be chosen"):
-        script.main([*arguments, "--projected_dim", "5", "--encoder_only"])
-    script.main(arguments)
+    with pytest.raises(UsageError, match="--projected_dim and --encoder_only cannot be chosen"):
+        main([*arguments, "--projected_dim", "5", "--encoder_only"])
+    main(arguments)
     assert "dict.txt" in capsys.readouterr().out
     card = (tmp_path / "out" / "README.md").read_text()
     (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    assert "fairseq's outputs" in card and "AutoTokenizer" not in snippet
+    assert "the outputs of fairseq" in card and "AutoTokenizer" not in snippet
     exec(snippet)
     assert capsys.readouterr().out == f"{torch.Size((1, 4, VOCAB))}\n"
 

@@ -1,4 +1,4 @@
-"""The model as one graph for every batch size and length: by torch.export, in ONNX, and under torch.compile."""
+"""Tests that the model is one graph for all batch sizes and lengths: by torch.export, in ONNX, and by torch.compile."""
 
 import functools
 
@@ -10,12 +10,12 @@ from configuration_linformer import LinformerConfig
 from modeling_linformer import LinformerForMaskedLM, LinformerForSequenceClassification
 
 
-# The models are tiny: a second thread costs more than it gives
+# The models are so small that a second thread costs more time than it saves
 torch.set_num_threads(1)
 
 PAD, N, K, BLOCK = 1, 24, 6, 5
 
-# A layer without blocks and one with blocks: to trace both at once takes three quarters of the time
+# One layer has no blocks and one has blocks. To trace both at once takes three quarters of the time.
 BLOCK_SIZES = [0, BLOCK]
 SIZES = {
     "vocab_size": 50,
@@ -31,10 +31,10 @@ SIZES = {
     "attention_probs_dropout_prob": 0.0,
 }
 
-# A batch size and a length. All graphs are traced with the first; no block is full or there is only one; k tokens, and one
-# more than a block; whole blocks; n, and one less.
+# Each shape is a batch size and a length. All graphs are traced with the first one. In the next ones no block is full, or
+# there is only one block. Then there are k tokens, which is one more than a block, then only full blocks, then n - 1 and n.
 SHAPES = [(3, 13), (2, 2), (3, 4), (2, BLOCK), (4, K), (3, 2 * BLOCK), (2, 4 * BLOCK), (4, N - 1), (5, N)]
-# torch.compile compiles anew for each size that is 1, whatever the model does; an exported graph has to serve here too
+# torch.compile compiles anew for each size that is 1, whatever the model does. An exported graph has to serve them, too.
 SHAPES_OF_ONE = [(1, 13), (1, N), (3, 1), (1, 1)]
 
 types = pytest.mark.parametrize("projection_type", ["linear", "conv", "mean_pool", "max_pool", "attention_pool"])
@@ -42,7 +42,7 @@ with_and_without_mask = pytest.mark.parametrize("with_mask", [False, True], ids=
 
 
 def make_model(model_class=LinformerForMaskedLM, **config):
-    """A model in which every parameter is random: fresh ones have zero biases, which would hide a lost bias."""
+    """Returns a model in which every parameter is random, as the zero biases of a new model would hide a lost bias."""
     model = model_class(LinformerConfig(**SIZES, **config)).eval()
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
@@ -53,7 +53,7 @@ def make_model(model_class=LinformerForMaskedLM, **config):
 
 
 def make_inputs(batch_size, length, with_mask):
-    """With a mask, each sequence is 3 tokens shorter than the one before it, down to a single token."""
+    """Returns random inputs. With a mask, each sequence is 3 tokens shorter than the one before it, down to a single token."""
     ids = torch.randint(PAD + 1, SIZES["vocab_size"], (batch_size, length), generator=torch.Generator().manual_seed(0))
     if not with_mask:
         return {"input_ids": ids}
@@ -75,7 +75,7 @@ def export(model, with_mask):
 
 @functools.cache
 def exported(projection_type, with_mask):
-    """A model, and what it is exported as: for torch.export and ONNX both, as it takes seconds."""
+    """Returns a model, and its exported program, which several tests share, as the export takes seconds."""
     model = make_model(projection_type=projection_type)
     return model, export(model, with_mask)
 
@@ -116,7 +116,7 @@ def test_torch_export_of_a_classifier_of_the_mean():
     check_graph(export(model, with_mask=True).module(), model, with_mask=True)
 
 
-@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # from within torch.onnx
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # comes from within torch.onnx
 @types
 @torch.no_grad()
 def test_onnx_gives_one_graph(projection_type, tmp_path):
@@ -136,10 +136,11 @@ def test_onnx_gives_one_graph(projection_type, tmp_path):
         assert_equal(torch.from_numpy(logits), model(**inputs).logits)
 
 
-# Both backends trace, which is where torch sets conditions on sizes; aot_eager does so a second time, operator by operator
+# Both backends trace, and torch sets conditions on sizes while it traces. aot_eager traces a second time, operator by
+# operator.
 @pytest.mark.parametrize("backend, with_mask", [("eager", False), ("aot_eager", True)], ids=["no-mask", "mask"])
 @types
-@torch._dynamo.config.patch(specialize_float=True)  # or torch.compile traces twice, to find that no float is an input
+@torch._dynamo.config.patch(specialize_float=True)  # otherwise torch.compile traces twice, as a float might be an input
 @torch.no_grad()
 def test_torch_compile_makes_one_graph(projection_type, backend, with_mask):
     torch._dynamo.reset()

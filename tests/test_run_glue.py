@@ -1,4 +1,4 @@
-"""run_glue.py as a user runs it: the tasks of GLUE, files of one's own, killed and started again, and with bad input."""
+"""Tests run_glue.py as a user runs it: on GLUE and on other data, killed and started again, and with bad input."""
 
 import csv
 import json
@@ -15,14 +15,26 @@ from processes import ROOT, kill_script, launcher, run_script
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, pipeline
 
-import run_glue
+import transformers_linformer.metrics
 from modeling_linformer import LinformerForSequenceClassification
-from run_common import BadInput
+from transformers_linformer.classification import (
+    GLUE_TASKS,
+    MULTI_LABEL,
+    REGRESSION,
+    SINGLE_LABEL,
+    Labels,
+    make_compute_metrics,
+)
+from transformers_linformer.commands.glue import FILE_TYPES, main
+from transformers_linformer.errors import UsageError
+from transformers_linformer.metrics import ClassificationMetrics
 
 
 GLUE = ROOT.parent / "shared" / "data" / "glue"
 IMDB = ROOT.parent / "shared" / "data" / "imdb"
-TINY = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=32,projected_dim=8"
+TINY = (
+    "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=32,projected_dim=8"
+)
 WORDS = "a good film about two dogs who never bark but think that every cat in town is very bad".split()
 LABELS = {
     "cola": ["unacceptable", "acceptable"],
@@ -50,12 +62,16 @@ def sentence(generator):
 
 @pytest.fixture(scope="session")
 def glue(tmp_path_factory):
-    """All of GLUE in the Hub's own layout, with a few made-up sentences, and its labels of -1 where they are secret."""
+    """
+    Returns a folder that holds all of GLUE in the layout of the Hub, with a few made-up sentences.
+
+    The labels of the test sets are -1, as they are in GLUE, where they are secret.
+    """
     folder = tmp_path_factory.mktemp("glue")
     generator = np.random.default_rng(0)
     configs = []
     for task, names in LABELS.items():
-        columns = run_glue.GLUE_TASKS["mnli" if task == "ax" else task][0]
+        columns = GLUE_TASKS["mnli" if task == "ax" else task][0]
         features = {column: Value("string") for column in columns}
         features |= {"label": Value("float32") if names is None else ClassLabel(names=names), "idx": Value("int32")}
         splits = ["train", "validation", "test"]
@@ -92,7 +108,7 @@ def arguments(output_dir, *more):
 
 
 def fine_tuned(folder):
-    """The arguments to go on with a checkpoint, rather than to train one."""
+    """Returns the arguments that continue from the checkpoint `model` in the folder, and train nothing."""
     return [a for a in arguments(folder / "out") if not a.startswith(("--config_overrides", "--do_train"))] + [
         f"--model_name_or_path={folder / 'model'}"
     ]
@@ -131,7 +147,7 @@ def reviews(label=("bad", "good"), rows=24):
 
 @pytest.fixture
 def warnings_of_the_script(monkeypatch, caplog):
-    for name in ("transformers", "transformers.run_glue"):
+    for name in ("transformers", "transformers.linformer.glue"):
         monkeypatch.setattr(transformers.utils.logging.get_logger(name), "propagate", True)
     return caplog
 
@@ -139,10 +155,10 @@ def warnings_of_the_script(monkeypatch, caplog):
 # Tasks
 
 
-@pytest.mark.parametrize("task", run_glue.GLUE_TASKS)
+@pytest.mark.parametrize("task", GLUE_TASKS)
 def test_every_glue_task(task, glue, tmp_path):
     options = (f"--dataset_name={glue}", f"--task_name={task}", "--do_eval", "--do_predict", "--max_predict_samples=7")
-    run_glue.main(arguments(tmp_path / "out", *options))
+    main(arguments(tmp_path / "out", *options))
 
     config = LinformerForSequenceClassification.from_pretrained(tmp_path / "out").config
     names = LABELS[task] or ["label"]
@@ -152,7 +168,7 @@ def test_every_glue_task(task, glue, tmp_path):
     wanted = {f"{prefix}_{name}" for prefix in prefixes for name in METRICS.get(task, {"accuracy"})}
     assert wanted <= read(tmp_path / "out").keys()
 
-    files = ["MNLI-m", "MNLI-mm", "AX"] if task == "mnli" else [run_glue.GLUE_TASKS[task][1]]
+    files = ["MNLI-m", "MNLI-mm", "AX"] if task == "mnli" else [GLUE_TASKS[task][1]]
     assert sorted(path.stem for path in (tmp_path / "out").glob("*.tsv")) == sorted(files)
     for file in files:
         rows = table(tmp_path / "out" / f"{file}.tsv", delimiter="\t")
@@ -168,7 +184,7 @@ def test_every_glue_task(task, glue, tmp_path):
 @pytest.mark.parametrize("task", ["cola", "sst2", "mrpc", "stsb", "mnli", "qnli", "rte", "wnli"])
 def test_real_glue(task, tmp_path):
     options = (f"--dataset_name={GLUE}", f"--task_name={task}", "--do_eval", "--max_train_samples=64", "--max_eval_samples=64")
-    run_glue.main(arguments(tmp_path / "out", *options))
+    main(arguments(tmp_path / "out", *options))
     wanted = {f"eval_{name}" for name in METRICS.get(task, {"accuracy"})}
     assert wanted <= read(tmp_path / "out").keys()
 
@@ -176,18 +192,18 @@ def test_real_glue(task, tmp_path):
 @pytest.mark.skipif(not IMDB.is_dir(), reason="needs the folder ../shared/data/imdb")
 def test_a_dataset_without_validation(tmp_path, warnings_of_the_script):
     options = (f"--dataset_name={IMDB}", "--text_column", "text", "--do_eval", "--do_predict")
-    run_glue.main(arguments(tmp_path / "out", *options, "--max_train_samples=50", "--max_eval_samples=20", "--max_predict_samples=10"))
+    main(arguments(tmp_path / "out", *options, "--max_train_samples=50", "--max_eval_samples=20", "--max_predict_samples=10"))
     assert "5 % of the training data are held out" in warnings_of_the_script.text
     assert "of 50 train examples are longer than 32 tokens" in warnings_of_the_script.text
     assert "eval_accuracy" in read(tmp_path / "out")
     assert len(table(tmp_path / "out" / "predictions.csv")) == 10
 
 
-@pytest.mark.parametrize("suffix", run_glue.FILE_TYPES)
+@pytest.mark.parametrize("suffix", FILE_TYPES)
 def test_a_file_of_ones_own(suffix, tmp_path):
     files = [write_rows(tmp_path / f"{split}.{suffix}", reviews()) for split in ("train", "validation", "test")]
     options = [f"--{path.stem}_file={path}" for path in files]
-    run_glue.main(arguments(tmp_path / "out", *options, "--do_eval", "--do_predict"))
+    main(arguments(tmp_path / "out", *options, "--do_eval", "--do_predict"))
     assert {"eval_accuracy", "eval_f1"} <= read(tmp_path / "out").keys()
     assert "predict_accuracy" in read(tmp_path / "out", "predict_results.json")
     rows = table(tmp_path / "out" / "predictions.csv")
@@ -200,7 +216,7 @@ def test_a_file_of_ones_own(suffix, tmp_path):
     model = LinformerForSequenceClassification.from_pretrained(tmp_path / "out")
     classify = pipeline("text-classification", model=model, tokenizer=AutoTokenizer.from_pretrained(tmp_path / "out"))
     assert classify("a good film")[0]["label"] in ("bad", "good")
-    # What the pipeline answers is what the file says
+    # The pipeline gives the answers that are in the file
     for row, review in list(zip(rows, reviews()))[:5]:
         answer = classify(review["text"])[0]
         assert answer["label"] == row["prediction"]
@@ -222,7 +238,7 @@ def test_a_file_of_ones_own(suffix, tmp_path):
 def test_kinds_of_labels(labels, options, problem_type, names, tmp_path):
     path = write_rows(tmp_path / "train.jsonl", reviews(labels))
     files = (f"--train_file={path}", f"--validation_file={path}", f"--test_file={path}")
-    run_glue.main(arguments(tmp_path / "out", *files, "--do_eval", "--do_predict", *options))
+    main(arguments(tmp_path / "out", *files, "--do_eval", "--do_predict", *options))
     config = LinformerForSequenceClassification.from_pretrained(tmp_path / "out").config
     assert (config.problem_type, list(config.id2label.values())) == (problem_type, names)
     wanted = {"regression": "mse", "multi_label_classification": "f1_micro", "single_label_classification": "accuracy"}
@@ -236,26 +252,29 @@ def test_kinds_of_labels(labels, options, problem_type, names, tmp_path):
 
 
 def test_encoded_labels():
-    multi = run_glue.Labels(run_glue.MULTI_LABEL, ["a", "b", "c"])
+    multi = Labels(MULTI_LABEL, ["a", "b", "c"])
     assert multi.encode(["c", "a"], "row 1") == [1.0, 0.0, 1.0]
-    assert run_glue.Labels(run_glue.SINGLE_LABEL, ["a", "b"]).encode("b", "row 1") == 1
-    assert run_glue.Labels(run_glue.REGRESSION, ["score"]).encode("1.5", "row 1") == 1.5
+    assert Labels(SINGLE_LABEL, ["a", "b"]).encode("b", "row 1") == 1
+    assert Labels(REGRESSION, ["score"]).encode("1.5", "row 1") == 1.5
 
 
 def test_a_pair_of_texts(tmp_path):
-    rows = [{"no": row, "question": "is a dog a cat", "answer": review["text"], "label": row % 2} for row, review in enumerate(reviews())]
+    rows = [
+        {"no": row, "question": "is a dog a cat", "answer": review["text"], "label": row % 2}
+        for row, review in enumerate(reviews())
+    ]
     path = write_rows(tmp_path / "train.jsonl", rows)
-    run_glue.main(arguments(tmp_path / "pair", f"--train_file={path}"))
-    run_glue.main(arguments(tmp_path / "one", f"--train_file={path}", "--text_column", "answer"))
+    main(arguments(tmp_path / "pair", f"--train_file={path}"))
+    main(arguments(tmp_path / "one", f"--train_file={path}", "--text_column", "answer"))
     assert "text_pair" in (tmp_path / "pair" / "README.md").read_text()
     assert "text_pair" not in (tmp_path / "one" / "README.md").read_text()
 
 
 def test_a_trained_head_keeps_the_meaning_of_its_labels(tmp_path):
     path = write_rows(tmp_path / "train.csv", reviews(("good", "bad")))
-    run_glue.main(arguments(tmp_path / "model", f"--train_file={path}"))
+    main(arguments(tmp_path / "model", f"--train_file={path}"))
     model = LinformerForSequenceClassification.from_pretrained(tmp_path / "model")
-    with torch.no_grad():  # its head's rows the other way round, with their names
+    with torch.no_grad():  # the rows of the head change places, and so do their names
         model.classifier.out_proj.weight.set_(model.classifier.out_proj.weight.flip(0))
         model.classifier.out_proj.bias.set_(model.classifier.out_proj.bias.flip(0))
     model.config.id2label, model.config.label2id = {0: "good", 1: "bad"}, {"good": 0, "bad": 1}
@@ -265,7 +284,7 @@ def test_a_trained_head_keeps_the_meaning_of_its_labels(tmp_path):
     for name in ("model", "flipped"):
         options = [a for a in arguments(tmp_path / f"{name}-out") if not a.startswith("--config_overrides")]
         options += [f"--model_name_or_path={tmp_path / name}", f"--train_file={path}", "--do_eval", "--learning_rate=0"]
-        run_glue.main([*options, f"--validation_file={path}"])
+        main([*options, f"--validation_file={path}"])
         metrics.append(read(tmp_path / f"{name}-out"))
     assert metrics[0]["eval_loss"] == pytest.approx(metrics[1]["eval_loss"], abs=1e-5)
     assert read(tmp_path / "flipped-out", "config.json")["label2id"] == {"good": 0, "bad": 1}
@@ -273,9 +292,9 @@ def test_a_trained_head_keeps_the_meaning_of_its_labels(tmp_path):
 
 def test_predict_alone(tmp_path):
     path = write_rows(tmp_path / "train.csv", reviews())
-    run_glue.main(arguments(tmp_path / "model", f"--train_file={path}"))
+    main(arguments(tmp_path / "model", f"--train_file={path}"))
     test = write_rows(tmp_path / "test.csv", [{"text": review["text"]} for review in reviews()])
-    run_glue.main([*fine_tuned(tmp_path), f"--test_file={test}", "--do_predict"])
+    main([*fine_tuned(tmp_path), f"--test_file={test}", "--do_predict"])
     assert {row["prediction"] for row in table(tmp_path / "out" / "predictions.csv")} <= {"bad", "good"}
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.csv"]
 
@@ -283,8 +302,8 @@ def test_predict_alone(tmp_path):
 def test_the_best_model_is_kept_and_training_stops_early(tmp_path):
     path = write_rows(tmp_path / "train.csv", reviews())
     options = (f"--train_file={path}", f"--validation_file={path}", "--eval_strategy=steps", "--eval_steps=1", "--max_steps=9")
-    # So small steps that no evaluation is better than the first
-    run_glue.main(arguments(tmp_path / "out", *options, "--learning_rate=1e-9", "--early_stopping_patience=3"))
+    # The steps are so small that no evaluation is better than the first
+    main(arguments(tmp_path / "out", *options, "--learning_rate=1e-9", "--early_stopping_patience=3"))
     state = read(tmp_path / "out", "trainer_state.json")
     assert state["global_step"] == 4 and Path(state["best_model_checkpoint"]).name == "checkpoint-1"
     final, first, last = (weights(tmp_path / "out" / name) for name in ("", "checkpoint-1", "checkpoint-4"))
@@ -293,6 +312,15 @@ def test_the_best_model_is_kept_and_training_stops_early(tmp_path):
 
 
 # Metrics
+
+
+def compute_by_metric(name, predictions, references):
+    """Returns the metrics by the class itself. `evaluate.load` has to give the same."""
+    direct = ClassificationMetrics(config_name=name, keep_in_memory=True)
+    loaded = evaluate.load(transformers_linformer.metrics.__file__, name, keep_in_memory=True)
+    metrics, same = (metric.compute(predictions=predictions, references=references) for metric in (direct, loaded))
+    assert same == pytest.approx(metrics, nan_ok=True), name
+    return metrics
 
 
 def test_metrics_on_known_vectors():
@@ -306,37 +334,31 @@ def test_metrics_on_known_vectors():
         "mrpc": {"accuracy": 1 / 2, "f1": f1, "combined_score": (1 / 2 + f1) / 2},
     }
     x, y = np.array([1.0, 2.0, 3.5, 2.0]), np.array([0.0, 2.5, 3.0, 1.0])
-    spearman = np.corrcoef([1, 2.5, 4, 2.5], [1, 3, 4, 2])[0, 1]  # ranks, ties sharing theirs
+    spearman = np.corrcoef([1, 2.5, 4, 2.5], [1, 3, 4, 2])[0, 1]  # ranks; equal values share theirs
     pearson = np.corrcoef(x, y)[0, 1]
     known["stsb"] = {"pearson": pearson, "spearmanr": spearman, "combined_score": (pearson + spearman) / 2}
     known["regression"] = {"mse": ((x - y) ** 2).mean(), "pearson": pearson, "spearmanr": spearman}
     known["single_label_classification"] = {"accuracy": 1 / 2, "f1": (f1 + 2 * tn / (2 * tn + fp + fn)) / 2}
     for name, wanted in known.items():
-        metric = evaluate.load(str(ROOT / "classification_metrics"), name, keep_in_memory=True)
         vectors = (x, y) if name in ("stsb", "regression") else (predictions, references)
-        assert metric.compute(predictions=vectors[0], references=vectors[1]) == pytest.approx(wanted), name
-    multi = evaluate.load(str(ROOT / "classification_metrics"), run_glue.MULTI_LABEL, keep_in_memory=True)
-    computed = multi.compute(predictions=[[1, 0, 0], [1, 1, 0]], references=[[1, 0, 0], [0, 1, 1]])
+        assert compute_by_metric(name, *vectors) == pytest.approx(wanted), name
+    computed = compute_by_metric(MULTI_LABEL, [[1, 0, 0], [1, 1, 0]], [[1, 0, 0], [0, 1, 1]])
     assert computed == pytest.approx({"accuracy": 1 / 2, "f1_micro": 2 / 3, "f1_macro": (2 / 3 + 1 + 0) / 3})
 
 
 def test_metrics_at_their_edges(recwarn):
-    def compute(name, predictions, references):
-        metric = evaluate.load(str(ROOT / "classification_metrics"), name, keep_in_memory=True)
-        return metric.compute(predictions=predictions, references=references)
-
-    assert compute("cola", [1, 1, 1], [1, 0, 1]) == {"matthews_correlation": 0.0}  # constant predictions
-    assert compute("cola", [1, 1], [1, 1]) == {"matthews_correlation": 0.0}  # one class
-    assert compute("mrpc", [0, 0], [1, 0]) == {"accuracy": 0.5, "f1": 0.0, "combined_score": 0.25}
-    assert compute("mrpc", [0, 0], [0, 0]) == {"accuracy": 1.0, "f1": 0.0, "combined_score": 0.5}
-    constant = compute("stsb", [2.0, 2.0, 2.0], [1.0, 2.0, 3.0])
-    assert all(np.isnan(value) for value in constant.values())  # as the published metric has it
+    assert compute_by_metric("cola", [1, 1, 1], [1, 0, 1]) == {"matthews_correlation": 0.0}  # constant predictions
+    assert compute_by_metric("cola", [1, 1], [1, 1]) == {"matthews_correlation": 0.0}  # a single class
+    assert compute_by_metric("mrpc", [0, 0], [1, 0]) == {"accuracy": 0.5, "f1": 0.0, "combined_score": 0.25}
+    assert compute_by_metric("mrpc", [0, 0], [0, 0]) == {"accuracy": 1.0, "f1": 0.0, "combined_score": 0.5}
+    constant = compute_by_metric("stsb", [2.0, 2.0, 2.0], [1.0, 2.0, 3.0])
+    assert all(np.isnan(value) for value in constant.values())  # as in the metric that GLUE publishes
     assert not [warning for warning in recwarn if "scipy" in warning.filename or "sklearn" in warning.filename]
 
 
 def test_an_undefined_score_is_no_best_score():
-    labels = run_glue.Labels(run_glue.REGRESSION, ["label"])
-    compute_metrics = run_glue.make_compute_metrics("stsb", labels)
+    labels = Labels(REGRESSION, ["label"])
+    compute_metrics = make_compute_metrics("stsb", labels)
     constant = transformers.EvalPrediction(predictions=np.ones((3, 1)), label_ids=np.array([1.0, 2.0, 3.0]))
     assert compute_metrics(constant)["combined_score"] == 0.0
 
@@ -348,7 +370,7 @@ def test_killed_at_any_step_the_final_weights_are_the_same(tmp_path):
     path = write_rows(tmp_path / "train.csv", reviews())
     options = (f"--train_file={path}", f"--validation_file={path}", "--do_eval", "--eval_strategy=steps", "--eval_steps=10")
 
-    argv = {name: arguments(tmp_path / name, *options, "--max_steps=40") for name in ("killed", "whole")}
+    argv = {name: arguments(tmp_path / name, *options, "--max_steps=40") for name in ("killed", "uninterrupted")}
     kill_script(tmp_path, "run_glue.py", argv["killed"], tmp_path / "killed" / "checkpoint-20")
     assert not (tmp_path / "killed" / "checkpoint-40").exists()
 
@@ -356,7 +378,7 @@ def test_killed_at_any_step_the_final_weights_are_the_same(tmp_path):
         result = run_script(tmp_path, "run_glue.py", argv[name])
         assert result.returncode == 0, result.stderr
         assert ("Going on from" in result.stderr) == (name == "killed")
-    ours, theirs = weights(tmp_path / "killed"), weights(tmp_path / "whole")
+    ours, theirs = weights(tmp_path / "killed"), weights(tmp_path / "uninterrupted")
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -365,7 +387,7 @@ def test_killed_at_any_step_the_final_weights_are_the_same(tmp_path):
 def test_two_processes_train_as_one(labels, tmp_path):
     path = write_rows(tmp_path / "train.jsonl", reviews(labels))
     no_dropout = f"--config_overrides={TINY},hidden_dropout_prob=0.0,attention_probs_dropout_prob=0.0"
-    # 23 rows to evaluate on: two processes must not count the odd one twice
+    # 23 is odd, and two processes must not count any of these rows twice
     options = (f"--train_file={path}", f"--validation_file={path}", "--max_eval_samples=23", "--do_eval", no_dropout)
     metrics = []
     for name, batch_size, processes in (("one", 4, ()), ("two", 2, launcher(2))):
@@ -378,7 +400,7 @@ def test_two_processes_train_as_one(labels, tmp_path):
     losses = [[entry["loss"] for entry in history if "loss" in entry] for history in (one, two)]
     assert len(losses[0]) == 12
     np.testing.assert_allclose(*losses, atol=1e-4)
-    # Trainer's own eval_loss counts the odd row twice
+    # `eval_loss`, which Trainer computes, counts one row twice
     score = "eval_mse" if 0.5 in labels else "eval_accuracy"
     assert metrics[0][score] == pytest.approx(metrics[1][score], abs=1e-4)
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
@@ -403,7 +425,11 @@ def test_two_processes_train_as_one(labels, tmp_path):
         ([{"text": "a", "label": label} for label in (0.5, "nan", 1.5)], (), "row 2 of the train data has no label"),
         ([{"text": "a", "label": "x"}] * 4, (), "all training labels are 'x', so there is nothing to learn"),
         ([{"text": "a", "label": "x"}] * 4, ("--problem_type=regression",), "has the label 'x', which is no number"),
-        ([{"a": "a", "b": "b", "c": "c", "label": 1}] * 4, (), "which columns hold the text? Give --text_column with one or two"),
+        (
+            [{"a": "a", "b": "b", "c": "c", "label": 1}] * 4,
+            (),
+            "which columns hold the text? Give --text_column with one or two",
+        ),
         (reviews(), ("--max_seq_length=33",), "--max_seq_length 33 must be from 3 to 32"),
         (reviews(), ("--early_stopping_patience=2",), "--early_stopping_patience needs evaluations"),
         (reviews(), ("--do_predict",), "--do_predict needs data to predict, but there is only train: give --test_file"),
@@ -412,52 +438,54 @@ def test_two_processes_train_as_one(labels, tmp_path):
 )
 def test_bad_input_is_one_clear_line(rows, more, message, tmp_path):
     files = () if rows is None else (f"--train_file={write_rows(tmp_path / 'train.csv', rows)}",)
-    with pytest.raises(BadInput, match=message.replace("?", r"\?")) as raised:
-        run_glue.main(arguments(tmp_path / "out", *files, *more))
+    with pytest.raises(UsageError, match=message.replace("?", r"\?")) as raised:
+        main(arguments(tmp_path / "out", *files, *more))
     assert "\n" not in str(raised.value)
 
 
 def test_a_label_that_training_never_saw(tmp_path):
     train = write_rows(tmp_path / "train.csv", reviews())
     validation = write_rows(tmp_path / "validation.csv", reviews(("good", "dull")))
-    with pytest.raises(BadInput, match="row 2 of the validation data has the label 'dull', which training never saw. It saw bad, good"):
-        run_glue.main(arguments(tmp_path / "out", f"--train_file={train}", f"--validation_file={validation}", "--do_eval"))
+    message = "row 2 of the validation data has the label 'dull', which training never saw. It saw bad, good"
+    with pytest.raises(UsageError, match=message):
+        main(arguments(tmp_path / "out", f"--train_file={train}", f"--validation_file={validation}", "--do_eval"))
 
 
 def test_a_dataset_without_test_data(glue, tmp_path):
     (tmp_path / "glue").mkdir()
     for split in ("train", "validation"):
         (tmp_path / "glue" / f"{split}.parquet").write_bytes((glue / "mrpc" / f"{split}.parquet").read_bytes())
-    with pytest.raises(BadInput, match="there is only train, validation: leave out --do_predict"):
-        run_glue.main(arguments(tmp_path / "out", f"--dataset_name={tmp_path / 'glue'}", "--do_predict"))
+    with pytest.raises(UsageError, match="there is only train, validation: leave out --do_predict"):
+        main(arguments(tmp_path / "out", f"--dataset_name={tmp_path / 'glue'}", "--do_predict"))
 
 
 def test_an_empty_split(tmp_path):
     train = write_rows(tmp_path / "train.csv", reviews())
     (tmp_path / "validation.csv").write_text("text,label\n")
     options = (f"--train_file={train}", f"--validation_file={tmp_path / 'validation.csv'}", "--do_eval")
-    with pytest.raises(BadInput, match="validation"):
-        run_glue.main(arguments(tmp_path / "out", *options))
+    with pytest.raises(UsageError, match="validation"):
+        main(arguments(tmp_path / "out", *options))
 
 
 def test_a_head_of_another_size(tmp_path):
     path = write_rows(tmp_path / "train.csv", reviews())
-    run_glue.main(arguments(tmp_path / "model", f"--train_file={path}"))
+    main(arguments(tmp_path / "model", f"--train_file={path}"))
     three = write_rows(tmp_path / "three.csv", reviews(("bad", "fair", "good")))
     options = [*fine_tuned(tmp_path), "--do_train", f"--train_file={three}"]
-    with pytest.raises(BadInput, match="weights have other sizes: give --ignore_mismatched_sizes to start with a new head for 3 labels"):
-        run_glue.main(options)
-    run_glue.main([*options, "--ignore_mismatched_sizes"])
+    message = "weights have other sizes: give --ignore_mismatched_sizes to start with a new head for 3 labels"
+    with pytest.raises(UsageError, match=message):
+        main(options)
+    main([*options, "--ignore_mismatched_sizes"])
     assert read(tmp_path / "out", "config.json")["label2id"] == {"bad": 0, "fair": 1, "good": 2}
 
 
 def test_a_checkpoint_is_needed(tmp_path):
     path = write_rows(tmp_path / "train.csv", reviews())
     argv = [a for a in arguments(tmp_path / "out", f"--train_file={path}") if not a.startswith("--config_overrides")]
-    with pytest.raises(BadInput, match="which model"):
-        run_glue.main(argv)
-    with pytest.raises(BadInput, match="there is nothing to do"):
-        run_glue.main([a for a in arguments(tmp_path / "out") if a != "--do_train"])
+    with pytest.raises(UsageError, match="which model"):
+        main(argv)
+    with pytest.raises(UsageError, match="there is nothing to do"):
+        main([a for a in arguments(tmp_path / "out") if a != "--do_train"])
 
 
 def test_bad_input_leaves_no_traceback(tmp_path):
@@ -468,5 +496,5 @@ def test_bad_input_leaves_no_traceback(tmp_path):
 
 
 def test_the_features_of_datasets_are_as_expected():
-    # `find_problem_type` knows a list of labels by this attribute
+    # `find_problem_type` recognises a list of labels by this attribute
     assert hasattr(datasets.List(Value("string")), "feature") and not hasattr(Value("string"), "feature")

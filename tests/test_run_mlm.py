@@ -1,8 +1,9 @@
-"""run_mlm.py as a user runs it: on files, killed and started again, in two processes, and with bad input."""
+"""Tests run_mlm.py as a user runs it: on files, killed and started again, in several processes, and with bad input."""
 
 import json
 import shutil
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import numpy as np
 import pytest
@@ -10,17 +11,22 @@ import torch
 import transformers
 from datasets import Dataset
 from processes import ROOT, kill_script, launcher, run_script
-from pydoc_data.topics import topics
 from safetensors.torch import load_file
-from transformers import AutoModelForMaskedLM, AutoTokenizer, BertTokenizer, RobertaConfig, TrainingArguments, pipeline
+from transformers import AutoModelForMaskedLM, AutoTokenizer, BertTokenizer, RobertaConfig, pipeline
 
-import run_common
-import run_mlm
-from run_common import BadInput
+from transformers_linformer import checkpoints
+from transformers_linformer.commands import mlm
+from transformers_linformer.errors import UsageError
+from transformers_linformer.loading import parse_overrides
+from transformers_linformer.masked_lm import MaskingCollator, unigram_perplexity
+from transformers_linformer.text import load_texts, make_sequences, pack, stream_sequences
+from transformers_linformer.tokenization import train_tokenizer
 
 
 WIKITEXT = ROOT.parent / "shared" / "data" / "wikitext"
-TINY = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=32,projected_dim=8"
+TINY = (
+    "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=32,projected_dim=8"
+)
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +39,7 @@ def text_file(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tokenizer(text_file):
     lines = [line for line in text_file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return run_common.train_tokenizer(Dataset.from_dict({"text": lines}), 300, 32)
+    return train_tokenizer(Dataset.from_dict({"text": lines}), 300, 32)
 
 
 def arguments(text_file, output_dir, *more):
@@ -60,7 +66,7 @@ def weights(folder):
 
 @pytest.fixture(scope="session")
 def finished_run(text_file, tmp_path_factory):
-    """One run to the end, which several tests look at."""
+    """Returns the folder and the output of a run that went to its end, which several tests look at."""
     folder = tmp_path_factory.mktemp("finished")
     result = run_script(folder, "run_mlm.py", arguments(text_file, folder / "out", "--do_eval"))
     assert result.returncode == 0, result.stderr
@@ -92,30 +98,29 @@ def test_killed_at_any_step_the_final_weights_are_the_same(finished_run, text_fi
 
 
 def test_half_written_checkpoints_are_passed_over(finished_run, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(run_common.logger, "propagate", True)
-    transformers_root = transformers.utils.logging.get_logger("transformers")
-    monkeypatch.setattr(transformers_root, "propagate", True)
+    for name in ("transformers", checkpoints.logger.name):
+        monkeypatch.setattr(transformers.utils.logging.get_logger(name), "propagate", True)
     for name in ("checkpoint-20", "checkpoint-30"):
         shutil.copytree(finished_run[0] / name, tmp_path / name)
-    assert run_common.last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-30")
+    assert checkpoints.last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-30")
     for name in ("model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"):
         path = tmp_path / "checkpoint-30" / name
-        whole = path.read_bytes()
-        for damaged in (whole[: len(whole) // 2], b""):
+        content = path.read_bytes()
+        for damaged in (content[: len(content) // 2], b""):
             path.write_bytes(damaged)
-            assert run_common.last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-20"), name
-        path.write_bytes(whole)
+            assert checkpoints.last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-20"), name
+        path.write_bytes(content)
     for name in ("model.safetensors", "optimizer.pt", "trainer_state.json"):
         path = tmp_path / "checkpoint-30" / name
         path.rename(tmp_path / "away")
-        assert run_common.last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-20"), name
+        assert checkpoints.last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-20"), name
         (tmp_path / "away").rename(path)
-    assert "half written" in caplog.text
+    assert "written only in part" in caplog.text
 
 
 def without_dropout(text_file, output_dir, *more):
     no_dropout = f"--config_overrides={TINY},hidden_dropout_prob=0.0,attention_probs_dropout_prob=0.0"
-    # Lines, which differ in length, and of which the last batch of evaluation has fewer
+    # The sequences differ in length, and the last batch of evaluation has fewer of them
     lines = ("--line_by_line", "--do_eval", "--per_device_eval_batch_size=2", "--max_steps=12")
     return arguments(text_file, output_dir, no_dropout, *lines, *more)
 
@@ -129,7 +134,7 @@ def run_of_one_process(text_file, tmp_path_factory):
 
 
 def assert_same_run(one, other):
-    """Losses, weights and metrics of two output folders."""
+    """Checks that losses, weights and metrics in two output folders agree."""
     histories = [json.loads((folder / "trainer_state.json").read_text())["log_history"] for folder in (one, other)]
     losses = [[entry["loss"] for entry in history if "loss" in entry] for history in histories]
     assert len(losses[0]) == 12
@@ -138,7 +143,8 @@ def assert_same_run(one, other):
     for name in one_weights:
         torch.testing.assert_close(other_weights[name], one_weights[name], atol=1e-4, rtol=0)
     one_metrics, other_metrics = (json.loads((folder / "eval_results.json").read_text()) for folder in (one, other))
-    # Not eval_loss, of which Trainer weighs each process the same, and counts twice what fills up the last batch
+    # eval_loss may differ: Trainer gives each process the same weight, and counts the sequences twice that fill up the last
+    # batch
     for name in ("eval_accuracy", "eval_perplexity"):
         assert other_metrics[name] == pytest.approx(one_metrics[name], rel=1e-4)
 
@@ -153,7 +159,7 @@ def test_several_processes_train_as_one(processes, per_sequence, run_of_one_proc
     result = run_script(tmp_path, "run_mlm.py", argv, launcher(processes))
     assert result.returncode == 0, result.stderr
     written = (tmp_path / "out" / "checkpoint-10").glob("rng_state_*.pth")
-    assert len(list(written)) == processes, "there were not so many processes"
+    assert len(list(written)) == processes, f"there were not {processes} processes"
     assert_same_run(run_of_one_process, tmp_path / "out")
 
 
@@ -170,23 +176,23 @@ def test_more_processes_go_on_from_a_checkpoint_of_fewer(run_of_one_process, tex
 
 
 def test_refuses_processes_that_cannot_share_a_sequence(text_file, tmp_path):
-    with pytest.raises(BadInput, match="--sequence_parallel_size 2 does not divide the number of processes, 1"):
-        run_mlm.main(arguments(text_file, tmp_path / "out", "--sequence_parallel_size=2"))
-    with pytest.raises(BadInput, match="--sequence_parallel_size is 0; it must be at least 1"):
-        run_mlm.main(arguments(text_file, tmp_path / "out", "--sequence_parallel_size=0"))
+    with pytest.raises(UsageError, match="--sequence_parallel_size 2 does not divide the number of processes, 1"):
+        mlm.main(arguments(text_file, tmp_path / "out", "--sequence_parallel_size=2"))
+    with pytest.raises(UsageError, match="--sequence_parallel_size is 0; it must be at least 1"):
+        mlm.main(arguments(text_file, tmp_path / "out", "--sequence_parallel_size=0"))
 
 
 def test_streaming(text_file, tmp_path):
-    run_mlm.main(arguments(text_file, tmp_path / "out", "--streaming", "--max_steps=3"))
+    mlm.main(arguments(text_file, tmp_path / "out", "--streaming", "--max_steps=3"))
     assert (tmp_path / "out" / "model.safetensors").is_file()
-    with pytest.raises(BadInput, match="--streaming needs --max_steps"):
-        run_mlm.main(arguments(text_file, tmp_path / "other", "--streaming", "--max_steps=-1"))
+    with pytest.raises(UsageError, match="--streaming needs --max_steps"):
+        mlm.main(arguments(text_file, tmp_path / "other", "--streaming", "--max_steps=-1"))
 
 
 def test_goes_on_from_a_checkpoint_line_by_line(finished_run, text_file, tmp_path):
     argv = [argument for argument in arguments(text_file, tmp_path / "out") if not argument.startswith("--config_overrides")]
     options = ("--line_by_line", "--pad_to_max_length", "--max_steps=2", "--max_train_samples=50", "--do_eval")
-    run_mlm.main([*argv, f"--model_name_or_path={finished_run[0]}", *options])
+    mlm.main([*argv, f"--model_name_or_path={finished_run[0]}", *options])
     before, after = weights(finished_run[0]), weights(tmp_path / "out")
     assert before.keys() == after.keys()
     assert any(not torch.equal(before[name], after[name]) for name in before)
@@ -194,10 +200,11 @@ def test_goes_on_from_a_checkpoint_line_by_line(finished_run, text_file, tmp_pat
 
 def test_overrides_of_a_checkpoint(finished_run, text_file, tmp_path):
     model = (f"--model_name_or_path={finished_run[0]}", "--max_steps=1")
-    run_mlm.main(arguments(text_file, tmp_path / "out", *model, "--config_overrides=hidden_dropout_prob=0.3"))
+    mlm.main(arguments(text_file, tmp_path / "out", *model, "--config_overrides=hidden_dropout_prob=0.3"))
     assert json.loads((tmp_path / "out" / "config.json").read_text())["hidden_dropout_prob"] == 0.3
-    with pytest.raises(BadInput, match="weights have other sizes: keep --config_overrides intermediate_size=31 to what has no weights"):
-        run_mlm.main(arguments(text_file, tmp_path / "other", *model, "--config_overrides=intermediate_size=31"))
+    message = "weights have other sizes: keep --config_overrides intermediate_size=31 to fields that have no weights"
+    with pytest.raises(UsageError, match=message):
+        mlm.main(arguments(text_file, tmp_path / "other", *model, "--config_overrides=intermediate_size=31"))
 
 
 def test_arguments_from_a_json_file(text_file, tmp_path):
@@ -205,7 +212,7 @@ def test_arguments_from_a_json_file(text_file, tmp_path):
     options |= {"do_train": True, "max_steps": 1, "vocab_size": 300, "disable_tqdm": True, "save_steps": 10}
     options |= {"per_device_train_batch_size": 4, "logging_steps": 1, "use_cpu": True}
     (tmp_path / "arguments.json").write_text(json.dumps(options))
-    run_mlm.main([str(tmp_path / "arguments.json")])
+    mlm.main([str(tmp_path / "arguments.json")])
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
@@ -213,7 +220,7 @@ def test_arguments_from_a_json_file(text_file, tmp_path):
 def test_wikitext(tmp_path):
     options = [f"--dataset_name={WIKITEXT}", "--dataset_config_name=wikitext-2-v1", "--max_train_samples=300", "--do_eval"]
     argv = [argument for argument in arguments("", tmp_path / "out") if not argument.startswith("--train_file")]
-    run_mlm.main([*argv, *options, "--max_steps=2", "--max_eval_samples=100"])
+    mlm.main([*argv, *options, "--max_steps=2", "--max_eval_samples=100"])
     assert json.loads((tmp_path / "out" / "eval_results.json").read_text())["eval_perplexity"] > 1
 
 
@@ -232,7 +239,7 @@ def test_wikitext(tmp_path):
         ("text", ("--text_column", "a", "b"), "--text_column a b: pairs are not packed; give --line_by_line too"),
         ("text", ("--text_column", "a", "b", "c"), "--text_column takes one column, or two for a pair, not 3"),
         ("text", ("--model_name_or_path=/no/such/folder",), "--model_name_or_path /no/such/folder: "),
-        ("text", ("--resume_from_checkpoint=/no/such/folder",), "no whole checkpoint"),
+        ("text", ("--resume_from_checkpoint=/no/such/folder",), "is no complete checkpoint"),
         ("text", ("--mlm_probability=0",), "--mlm_probability is 0"),
         ("text", ("--dataset_name=/no/such/folder",), "--dataset_name and --train_file exclude each other"),
     ],
@@ -243,19 +250,19 @@ def test_bad_input_is_one_clear_line(content, more, message, text_file, tmp_path
         path = text_file
     elif content is not None:
         path.write_bytes(content)
-    with pytest.raises(BadInput, match=message) as raised:
-        run_mlm.main(arguments(path, tmp_path / "out", *more))
+    with pytest.raises(UsageError, match=message) as raised:
+        mlm.main(arguments(path, tmp_path / "out", *more))
     assert "\n" not in str(raised.value)
 
 
 def test_an_output_folder_that_holds_another_model(finished_run, text_file, tmp_path):
     RobertaConfig().save_pretrained(tmp_path / "roberta")
-    with pytest.raises(BadInput, match="model_type is roberta there, linformer here"):
-        run_mlm.main(arguments(text_file, tmp_path / "roberta"))
+    with pytest.raises(UsageError, match="model_type is roberta there, linformer here"):
+        mlm.main(arguments(text_file, tmp_path / "roberta"))
     assert [path.name for path in (tmp_path / "roberta").iterdir()] == ["config.json"], "something was written into it"
     shutil.copytree(finished_run[0], tmp_path / "linformer")
-    with pytest.raises(BadInput, match="projected_dim is 8 there, 4 here"):
-        run_mlm.main(arguments(text_file, tmp_path / "linformer", f"--config_overrides={TINY},projected_dim=4"))
+    with pytest.raises(UsageError, match="projected_dim is 8 there, 4 here"):
+        mlm.main(arguments(text_file, tmp_path / "linformer", f"--config_overrides={TINY},projected_dim=4"))
 
 
 def test_bad_input_leaves_no_traceback(tmp_path):
@@ -267,44 +274,45 @@ def test_bad_input_leaves_no_traceback(tmp_path):
 
 def test_overrides():
     allowed = {"hidden_size", "projected_dim", "projection_sharing", "tie_word_embeddings"}
-    parsed = run_common.parse_overrides("hidden_size=8,projected_dim=[4, 2],projection_sharing=none,tie_word_embeddings=false", allowed)
-    assert parsed == {"hidden_size": 8, "projected_dim": [4, 2], "projection_sharing": "none", "tie_word_embeddings": False}
+    text = "hidden_size=8,projected_dim=[4, 2],projection_sharing=none,tie_word_embeddings=false"
+    wanted = {"hidden_size": 8, "projected_dim": [4, 2], "projection_sharing": "none", "tie_word_embeddings": False}
+    assert parse_overrides(text, allowed) == wanted
 
 
 def test_packing_keeps_every_token_and_special_ones_at_the_ends_only(tokenizer):
     texts = [{"input_ids": list(range(10, 10 + length))} for length in (7, 0, 45, 3)]
-    chunks = [chunk["input_ids"] for chunk in run_mlm.pack(texts, tokenizer, 12)]
-    assert [len(chunk) for chunk in chunks] == [12] * 5
-    assert all((chunk[0], chunk[-1]) == (tokenizer.cls_token_id, tokenizer.sep_token_id) for chunk in chunks)
+    sequences = [sequence["input_ids"] for sequence in pack(texts, tokenizer, 12)]
+    assert [len(sequence) for sequence in sequences] == [12] * 5
+    ends = (tokenizer.cls_token_id, tokenizer.sep_token_id)
+    assert all((sequence[0], sequence[-1]) == ends for sequence in sequences)
     joined = [token for text in texts for token in text["input_ids"]]
-    assert [token for chunk in chunks for token in chunk[1:-1]] == joined[:50]
+    assert [token for sequence in sequences for token in sequence[1:-1]] == joined[:50]
 
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_pairs(streaming, tmp_path):
-    """Both texts are read, in the order of the columns that were named, with their token types; half a pair is none."""
+    """
+    Both texts of a pair are read, in the order in which their columns were named, with their token types. A pair of which
+    one text is blank is left out.
+    """
     path = tmp_path / "pairs.jsonl"
     pairs = [{"text": "d e", "a": "c", "id": 0}, {"text": " ", "a": "c", "id": 1}, {"text": "c", "a": "d d d d", "id": 2}]
     path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
     names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "c", "d", "e"]
     bert = BertTokenizer(vocab={name: i for i, name in enumerate(names)}, model_max_length=8)
-    data_args = run_mlm.TextArguments(
-        validation_file=str(path), text_column=["a", "text"], line_by_line=True, streaming=streaming
-    )
-    training_args = TrainingArguments(output_dir=tmp_path, report_to="none")
-    texts = run_mlm.load_texts(data_args, run_common.ModelArguments(), training_args)["validation"]
-    sequences = list(run_mlm.make_sequences("validation", texts, bert, 8, data_args, training_args))
+    texts = load_texts(files={"validation_file": str(path)}, text_column=["a", "text"], streaming=streaming)["validation"]
+    sequences = list((stream_sequences if streaming else make_sequences)(texts, bert, 8, line_by_line=True))
     assert sequences == [
         {"input_ids": [2, 5, 3, 6, 7, 3], "token_type_ids": [0, 0, 0, 1, 1, 1]},
         {"input_ids": [2, 6, 6, 6, 6, 3, 5, 3], "token_type_ids": [0, 0, 0, 0, 0, 0, 1, 1]},
     ]
-    batch = run_mlm.MaskingCollator(bert, seed=0)(sequences)
+    batch = MaskingCollator(bert, seed=0)(sequences)
     assert batch["token_type_ids"].tolist() == [[0, 0, 0, 1, 1, 1, 0, 0], [0, 0, 0, 0, 0, 0, 1, 1]]
     assert batch["labels"].shape == batch["input_ids"].shape == (2, 8)
 
 
 def test_masks_depend_on_seed_epoch_and_text_alone(tokenizer):
-    collator = run_mlm.MaskingCollator(tokenizer, seed=1)
+    collator = MaskingCollator(tokenizer, seed=1)
     sequences = [{"input_ids": [0, *range(10, 10 + length), 2]} for length in (1, 20, 30)]
     together = collator(sequences)
     for row, sequence in enumerate(sequences):
@@ -322,8 +330,9 @@ def test_masks_depend_on_seed_epoch_and_text_alone(tokenizer):
 
 
 def test_unigram_perplexity_of_a_coin(tokenizer):
-    # Two equally frequent tokens: about two guesses, a little more for the unseen ones' share
+    # Of two tokens that are equally frequent each is guessed with a probability of a little less than 1/2, as tokens that
+    # never occur get a small part too
     coin = Dataset.from_dict({"input_ids": [[0, *[10, 11] * 5000, 2]]})
-    collator = run_mlm.MaskingCollator(tokenizer, seed=0)
-    perplexity = run_mlm.unigram_perplexity(coin, coin, collator, len(tokenizer), tokenizer.all_special_ids)
+    collator = MaskingCollator(tokenizer, seed=0)
+    perplexity = unigram_perplexity(coin, coin, collator, len(tokenizer), tokenizer.all_special_ids)
     assert 2 < perplexity < 2.1

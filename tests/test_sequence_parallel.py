@@ -1,4 +1,8 @@
-"""Sequences shared among processes, which torchrun starts, give what one process gives. `sequence_worker.py` compares."""
+"""
+Tests that processes that share sequences compute what one process computes.
+
+torchrun starts `sequence_worker.py` in several processes, which compare.
+"""
 
 import json
 import subprocess
@@ -37,7 +41,7 @@ def test_outputs_losses_and_gradients_are_those_of_one_process(found, subtests):
     assert len(compared) > 50
     for name, far in compared.items():
         with subtests.test(name):
-            # float64, but for the losses of tokens, which transformers computes in float32
+            # in float64, except for the losses of tokens, which transformers computes in float32
             assert far["outputs"] < 1e-6
             assert far["gradients"] < 1e-9
 
@@ -53,7 +57,10 @@ def test_together_with_data_parallelism(found):
     [
         ("fewer tokens than processes", "is 1 tokens long, too few tokens for each of the"),
         ("fewer blocks than processes", "is 5 tokens long, too few blocks of 5 tokens for each of the"),
-        ("a part that is not of whole blocks", "but each but the last must be of whole blocks, a multiple of 5 tokens"),
+        (
+            "a part that is not of whole blocks",
+            "but each part except the last must consist of complete blocks, a multiple of 5 tokens",
+        ),
         ("no tokens", "the one of rank 1 has no token of it: the parts are [3, 0"),
         ("too long", "tokens long, but this model reads at most `max_position_embeddings` = 32"),
         ("dimensions", "`mesh` must have one dimension, got 2"),

@@ -1,4 +1,4 @@
-"""The tools that people put around a model: LoRA adapters, 8 bit quantisation, and weights that wait outside the device."""
+"""Tests tools that are used with a model: LoRA adapters, quantisation to 8 bits, and weights that are kept off the device."""
 
 import copy
 
@@ -12,12 +12,12 @@ from configuration_linformer import LinformerConfig
 from modeling_linformer import LinformerModel
 
 
-# The models are tiny: a second thread costs more than it gives
+# The models are so small that a second thread costs more time than it saves
 torch.set_num_threads(1)
 
 PAD, N, K, BLOCK = 1, 24, 6, 5
 
-# Hidden sizes that the kernels of quantised layers take
+# The kernels of quantised layers take these hidden sizes
 SIZES = {
     "vocab_size": 50,
     "hidden_size": 64,
@@ -36,23 +36,25 @@ CONFIGS = [
     for name in ("linear", "conv", "mean_pool", "max_pool", "attention_pool")
     for size in (0, BLOCK)
 ]
-# With an E for each head, keys and values are computed of all tokens, and not of the projected rows alone
+# With one E per head, keys and values are computed for all tokens, and not for the projected rows alone
 CONFIGS += [{"projection_type": "linear", "block_size": size, "projection_sharing": "none"} for size in (0, BLOCK)]
-# Of a long input, chunk after chunk, attention_pool asks the modules for their matrices, by way of an identity matrix
+# In chunks of a long input, attention_pool gets the matrices of the modules by applying the modules to an identity matrix
 LONG = {"max_position_embeddings": 600, "inference_chunk_size": 64}
 CONFIGS += [{"projection_type": "attention_pool", "block_size": BLOCK, **LONG}]
 configs = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: "-".join(map(str, config.values())))
 
 ADAPTED = ("query", "key", "value")
 
-# From within peft
+# This warning comes from within peft
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 
 def make_model(**config):
     """
-    A model in which every parameter is random: fresh ones have zero biases, which would hide a lost bias. Matrices keep the
-    scale of what they multiply, as trained ones do, for the softmax magnifies the errors of very large scores.
+    Returns a model in which every parameter is random, as the biases of a new model are zero, which would hide a lost bias.
+
+    Matrices keep the scale of their inputs, as trained matrices do, because the softmax magnifies the errors of very large
+    scores.
     """
     model = LinformerModel(LinformerConfig(**{**SIZES, **config}), add_pooling_layer=False).eval()
     generator = torch.Generator().manual_seed(0)
@@ -64,7 +66,7 @@ def make_model(**config):
 
 
 def hidden_states(model):
-    """Of two sequences, one of which is padded. Neither is a whole number of blocks or windows."""
+    """Returns those of two sequences, one of which is padded. Blocks and windows divide neither of the lengths."""
     length = model.config.max_position_embeddings - 1
     ids = torch.randint(PAD + 1, SIZES["vocab_size"], (2, length), generator=torch.Generator().manual_seed(0))
     mask = torch.arange(length) < torch.tensor([[length], [13]])
@@ -75,7 +77,7 @@ def hidden_states(model):
 
 
 def make_adapted(model):
-    """`model` with random LoRA adapters: fresh ones have B = 0, and do nothing."""
+    """Returns `model` with random LoRA adapters, as new ones have B = 0, and change nothing."""
     peft = pytest.importorskip("peft", reason="LoRA adapters are peft's")
     adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=list(ADAPTED)))
     generator = torch.Generator().manual_seed(1)
@@ -135,18 +137,18 @@ def test_a_lora_adapter_can_be_saved_and_loaded(config, tmp_path):
     torch.testing.assert_close(hidden_states(loaded), hidden_states(adapted), atol=1e-5, rtol=0)
 
 
-# --- 8 bit ---
+# --- 8 bits ---
 
 
 def quantize_by_torchao(model, folder):
-    """Weights of 8 bits."""
+    """Quantises the weights to 8 bits."""
     quantization = pytest.importorskip("torchao.quantization", reason="torchao is not installed")
     quantization.quantize_(model, quantization.Int8WeightOnlyConfig())
     return model
 
 
 def quantize_by_bitsandbytes(model, folder):
-    """Weights and inputs of 8 bits."""
+    """Quantises weights and inputs to 8 bits."""
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed, or has no kernels for this machine")
     model.save_pretrained(folder)
     config = BitsAndBytesConfig(load_in_8bit=True)
@@ -154,14 +156,15 @@ def quantize_by_bitsandbytes(model, folder):
 
 
 def quantize_by_torch(model, folder):
-    """Weights and inputs of 8 bits, with one scale for a whole matrix."""
+    """Quantises weights and inputs to 8 bits, with one scale per matrix."""
     return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
 
 
-# An 8 bit number is off by up to 1/254 of the largest one that shares its scale, which is 0.6 % of a typical one in the root
-# mean square where the largest of 64 is 2.5 times as large. Through two layers that grows to 1 % for weights alone, to 1.5 %
-# with inputs too, and to 4 % where a whole matrix shares one scale: half of what is allowed. To leave out, for instance, the
-# bias of the values would change the hidden states of most configurations by 20 %.
+# A number of 8 bits is off by up to 1/254 of the largest number that shares its scale. Where the largest of 64 numbers is 2.5
+# times as large as a typical one, that is 0.6 % of the typical one in the root mean square. Through two layers this grows to
+# 1 % for weights alone, to 1.5 % with inputs, too, and to 4 % where all of a matrix shares one scale. The tolerances are
+# twice that. If, for instance, the bias of the values were left out, the hidden states of most configurations would change
+# by 20 %.
 @pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
 @pytest.mark.parametrize(
@@ -175,10 +178,10 @@ def test_8_bit_weights_change_little(config, quantize, tolerance, tmp_path):
     model = make_model(**config)
     before = hidden_states(model)
     error = (hidden_states(quantize(model, tmp_path)) - before).norm() / before.norm()
-    assert 0.001 < error < tolerance  # less would be a model that was left as it is
+    assert 0.001 < error < tolerance  # an error below that would mean that nothing was quantised
 
 
-# --- Weights in another place ---
+# --- Offloaded weights ---
 
 
 @configs
@@ -186,7 +189,7 @@ def test_8_bit_weights_change_little(config, quantize, tolerance, tmp_path):
 def test_offloaded_weights_give_the_same(config):
     model = make_model(**config)
     before = hidden_states(model)
-    # A module's weights are there only while it runs, so one that reads another's fails
+    # A module has its weights only while it runs, so a module that reads those of another one fails
     cpu_offload(model, execution_device=torch.device("cpu"))
     assert torch.equal(hidden_states(model), before)
     assert all(parameter.is_meta for parameter in model.parameters())

@@ -1,4 +1,4 @@
-"""A saved folder carries its code: it loads where neither package is installed, under every Auto class."""
+"""Tests that a saved folder carries its code: every Auto class loads it where none of the packages is installed."""
 
 import ast
 import builtins
@@ -18,14 +18,14 @@ from configuration_linformer import LinformerConfig
 HEADS = sorted(name for name in modeling_linformer.__all__ if name != "LinformerPreTrainedModel")
 CODE = {"configuration_linformer.py", "modeling_linformer.py", "projections.py", "sequence_parallel.py"}
 
-# What the code of a checkpoint may take from outside itself. A list of what is allowed, not of what is forbidden: torch,
+# What the code of a checkpoint may use from outside itself. This lists what is allowed, and not what is forbidden, as torch,
 # transformers and the builtins have more ways to files, connections and processes than anybody can list (torch.load and
 # torch.hub, torch.ops.load_library, transformers.utils.cached_file, ...). A new name belongs here once it is known to
-# compute and nothing else.
+# compute and to do nothing else.
 ALLOWED = re.compile(
     r"""
-    __all__ | NotImplementedError | ValueError | any | bool | dict | float | getattr | int | isinstance | len | list | max | min
-    | property | range | set | slice | staticmethod | str | sum | super | tuple
+    __all__ | NotImplementedError | ValueError | any | bool | dict | float | getattr | int | isinstance | len | list | max
+    | min | property | range | set | slice | staticmethod | str | sum | super | tuple
     | collections\.abc\.Callable | math\.lcm | typing\.NamedTuple | dataclasses\.field | huggingface_hub\.dataclasses\.strict
     | torch\.(LongTensor | Tensor | arange | bool | cat | compiler\.is_compiling | empty | eye | finfo | float32 | full | inf
         | is_grad_enabled | long | matmul | no_grad | ones | ones_like | promote_types | tanh | tensor | where | zeros
@@ -51,11 +51,11 @@ ALLOWED = re.compile(
     """,
     re.VERBOSE,
 )
-# Methods of its own objects, whose types a reader of the syntax cannot know, are allowed but for these.
+# The syntax does not tell the types of the code's own objects, so all of their methods are allowed except these
 REFUSED = re.compile(r"\w*(eval|exec|file|hub|load|numpy|open|pretrained|read|save|write)\w*|__(?!(post_)?init__)\w+")
 
-# Each folder in argv[1] is named after the head that saved it. Every Auto class loads it; the head that saved it
-# computes its outputs again and saves itself under argv[2].
+# Each folder in argv[1] is named after the head that saved it. Every Auto class loads it, and that head computes its outputs
+# again and saves itself in a folder in argv[2].
 LOAD_ALL = """
 saved, resaved = map(pathlib.Path, sys.argv[1:])
 loaded = {}
@@ -80,13 +80,13 @@ for folder in sorted(path for path in saved.iterdir() if path.is_dir()):
             model.save_pretrained(resaved / folder.name)
             torch.save(inputs, resaved / f"{folder.name}.inputs.pt")
             torch.save(outputs, resaved / f"{folder.name}.outputs.pt")
-    # Whichever head loads it, the encoder's weights are the saved ones
+    # Whichever head loads the folder, the encoder has the weights that were saved
     for encoder in encoders:
         assert all(torch.equal(encoder[name], encoders[0][name]) for name in encoders[0])
 print(json.dumps(loaded))
 """
 
-# Tries each folder in argv, and prints the errors. The first should load, or the others would prove nothing.
+# Tries to load each folder in argv[1], and prints the errors. The first one should load, or the others would prove nothing.
 LOAD_ONE = """
 errors = []
 for folder, trust in json.loads(sys.argv[1]):
@@ -135,9 +135,7 @@ def test_every_auto_class_loads_what_any_head_saved(tmp_path):
         loaded = run_without_packages(LOAD_ALL, tmp_path, source, target)
         auto_map = LinformerConfig().auto_map
         assert loaded == {
-            f"{head} by {auto_class}": reference.split(".")[-1]
-            for head in HEADS
-            for auto_class, reference in auto_map.items()
+            f"{head} by {auto_class}": reference.split(".")[-1] for head in HEADS for auto_class, reference in auto_map.items()
         }
         for head in HEADS:
             outputs = torch.load(target / f"{head}.outputs.pt")
@@ -146,7 +144,7 @@ def test_every_auto_class_loads_what_any_head_saved(tmp_path):
 
 
 def test_it_is_the_folders_code_that_is_loaded(tmp_path):
-    folder = tmp_path / "whole"
+    folder = tmp_path / "complete"
     save("LinformerForMaskedLM", folder)
     attempts = [(str(folder), True), (str(folder), False)]
     for name in sorted(CODE):
@@ -177,7 +175,7 @@ def test_auto_map_names_every_head():
 
 
 def imported_names(tree):
-    """Where each imported name comes from, as in `{"nn": "torch.nn"}`."""
+    """Returns where each imported name comes from, for example `{"nn": "torch.nn"}`."""
     origins = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
@@ -191,7 +189,7 @@ def imported_names(tree):
 
 
 def forbidden(node, origins):
-    """What the code at and below the node uses and may not; `origins` are its `imported_names`."""
+    """Yields what the code at and below the node uses although it may not. `origins` are its `imported_names`."""
     root, attributes = node, []
     while isinstance(root, ast.Attribute):
         attributes.insert(0, root.attr)
@@ -219,9 +217,9 @@ def forbidden_in(code):
 def test_the_code_needs_torch_and_transformers_only_and_opens_nothing(tmp_path):
     save("LinformerForMaskedLM", tmp_path)
     allowed = {
-        # huggingface_hub is a dependency of transformers, and the home of `strict`
+        # huggingface_hub, which `strict` comes from, is a dependency of transformers
         "configuration_linformer.py": {"dataclasses", "huggingface_hub", "math", "transformers"},
-        # Relative imports travel with one dot only
+        # save_pretrained copies modules that are imported relatively with one dot, but not with more
         "modeling_linformer.py": {"collections", "torch", "transformers", "typing", "."},
         "projections.py": {"torch", "transformers", "typing"},
         "sequence_parallel.py": {"torch", "."},

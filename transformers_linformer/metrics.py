@@ -1,21 +1,10 @@
 # Copyright 2026 The transformers-linformer authors.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 """
-The metrics of GLUE (Wang et al., 2018, table 1), and of classification and regression in general, as a module of `evaluate` that
-needs no connection:
+Computes the metrics of GLUE (Wang et al., 2018, table 1), and of classification and regression in general, as a metric of
+`evaluate` that needs no connection:
 
-    metric = evaluate.load("classification_metrics", "mrpc")
+    metric = ClassificationMetrics(config_name="mrpc")  # or evaluate.load(transformers_linformer.metrics.__file__, "mrpc")
     metric.compute(predictions=[1, 0], references=[1, 1])
 """
 
@@ -47,13 +36,16 @@ def correlations(predictions, references):
 
 
 def single_label(predictions, references):
-    """Accuracy, and the mean of all classes' F1."""
+    """Returns accuracy, and the mean of the F1 of all classes."""
     f1 = f1_score(references, predictions, average="macro", zero_division=0.0)
     return accuracy(predictions, references) | {"f1": float(f1)}
 
 
 def multi_label(predictions, references):
-    """Of 0s and 1s, one a class: the part of rows that are right as a whole, and F1 over all cells and as the mean of classes."""
+    """
+    Returns, for one 0 or 1 per class: the part of the rows that are right as a whole (accuracy), the F1 over all cells
+    (micro) and the mean of the F1 of all classes (macro).
+    """
     f1 = {name: f1_score(references, predictions, average=name, zero_division=0.0) for name in ("micro", "macro")}
     return accuracy(predictions, references) | {f"f1_{name}": float(value) for name, value in f1.items()}
 
@@ -79,7 +71,7 @@ METRICS = {
 }
 COMBINED = ("mrpc", "qqp", "stsb")
 
-# What tells the better of two models, and whether more of it is better
+# The metric that tells which of two models is better, and whether more of it is better
 BEST = {
     "cola": ("matthews_correlation", True),
     **dict.fromkeys(COMBINED, ("combined_score", True)),
@@ -89,11 +81,13 @@ BEST = {
 
 
 def best_metric(config_name):
-    """The metric by which models are compared, and whether more of it is better."""
+    """Returns the name of the metric that models are compared by, and whether more of it is better."""
     return BEST.get(config_name, ("accuracy", True))
 
 
 class ClassificationMetrics(evaluate.Metric):
+    """Computes the metrics of one entry of `METRICS`, which is named by `config_name`."""
+
     def _info(self):
         if self.config_name not in METRICS:
             raise KeyError(f"There are metrics for {', '.join(METRICS)}, not for {self.config_name!r}.")
@@ -108,7 +102,7 @@ class ClassificationMetrics(evaluate.Metric):
 
     def _compute(self, predictions, references):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # constant predictions are no mistake: where a metric is undefined, nan says so
+            warnings.simplefilter("ignore")  # constant predictions are no mistake, and undefined metrics are nan
             metrics = METRICS[self.config_name](predictions, references)
         if self.config_name in COMBINED:
             metrics["combined_score"] = sum(metrics.values()) / len(metrics)

@@ -1,31 +1,33 @@
-"""run_adaptation.py as a user runs it: the student comes closer to its teacher, whatever the batch or the processes."""
+"""Tests linformer-distill as a user runs it: the student comes closer to its teacher, also in several processes."""
 
 import json
 import shutil
+from pydoc_data.topics import topics
 
 import numpy as np
 import pytest
 import torch
-from convert_to_linformer import convert_to_linformer
 from datasets import Dataset
 from processes import kill_script, launcher, run_script
-from pydoc_data.topics import topics
 from safetensors.torch import load_file
-from transformers import BertConfig, BertForMaskedLM, BertModel
+from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertModel
 
-import run_adaptation
-import run_common
 from modeling_linformer import LinformerForMaskedLM
-from run_common import BadInput
+from transformers_linformer.commands import distill
+from transformers_linformer.conversion import convert_to_linformer
+from transformers_linformer.distillation import DistillationTrainer
+from transformers_linformer.errors import UsageError
+from transformers_linformer.similarity import cosine_similarities
+from transformers_linformer.tokenization import train_tokenizer
 
 
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory):
-    """A folder with a teacher, the student that was converted from it, and text."""
+    """Returns a folder with a teacher, the student that was converted from it, and text."""
     folder = tmp_path_factory.mktemp("pair")
     text = [topics[name] for name in sorted(topics)[:12]]
     (folder / "text.txt").write_text("\n".join(text), encoding="utf-8")
-    tokenizer = run_common.train_tokenizer(Dataset.from_dict({"text": text}), 300, 32)
+    tokenizer = train_tokenizer(Dataset.from_dict({"text": text}), 300, 32)
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(tokenizer),
@@ -78,7 +80,7 @@ def weights(folder):
 @pytest.fixture(scope="session")
 def finished_run(pair, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished") / "out"
-    run_adaptation.main(arguments(pair, folder, "--eval_strategy=steps", "--eval_steps=20", "--eval_on_start"))
+    distill.main(arguments(pair, folder, "--eval_strategy=steps", "--eval_steps=20", "--eval_on_start"))
     return folder
 
 
@@ -87,7 +89,7 @@ def test_the_student_comes_closer_as_it_goes(finished_run):
     for name, better in (("eval_loss", np.less), ("eval_token_cosine", np.greater), ("eval_document_cosine", np.greater)):
         values = [entry[name] for entry in history[:3]]
         assert better(values[1], values[0]) and better(values[2], values[0]), (name, values)
-        # What is trained; the last layer alone may stand still meanwhile
+        # The loss, which is trained, falls from each evaluation to the next. The last layer alone may stand still meanwhile
         assert name != "eval_loss" or better(values[2], values[1]), values
 
 
@@ -100,7 +102,7 @@ def test_the_head_stays_as_it_was(pair, finished_run):
 
 
 def test_loss_and_closeness_are_as_defined(pair):
-    """Of a batch with padding, against loops over its documents and layers; the head does not count."""
+    """Compares them, for a batch with padding, with loops over its documents and layers. The head plays no part."""
     teacher = BertModel.from_pretrained(pair / "teacher").eval()
     student = LinformerForMaskedLM.from_pretrained(pair / "student").eval()
     generator = torch.Generator().manual_seed(0)
@@ -110,13 +112,10 @@ def test_loss_and_closeness_are_as_defined(pair):
         "input_ids": torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=1),
         "attention_mask": torch.tensor([[1] * length + [0] * (20 - length) for length in lengths]),
     }
-    model_args = run_adaptation.AdaptationArguments()
-    trainer = run_adaptation.AdaptationTrainer(
-        model=student, teacher=teacher, task=None, example=None, model_args=model_args, data_args=None
-    )
+    trainer = DistillationTrainer(model=student, teacher=teacher, card=None)
     with torch.no_grad():
         loss, states_and_mask = trainer.compute_loss(student, inputs, return_outputs=True)
-        measures = run_adaptation.closeness(*states_and_mask)
+        measures = cosine_similarities(*states_and_mask)
         squares, count = [0.0] * 2, 0
         for index, row in enumerate(rows):
             target = teacher(row[None], output_hidden_states=True).hidden_states
@@ -132,9 +131,9 @@ def test_loss_and_closeness_are_as_defined(pair):
 
 def test_killed_at_any_step_the_final_weights_are_the_same(pair, finished_run, tmp_path):
     argv = arguments(pair, tmp_path / "out")
-    kill_script(tmp_path, "run_adaptation.py", argv, tmp_path / "out" / "checkpoint-20")
+    kill_script(tmp_path, "distill", argv, tmp_path / "out" / "checkpoint-20")
     assert not (tmp_path / "out" / "checkpoint-40").exists()
-    result = run_script(tmp_path, "run_adaptation.py", argv)
+    result = run_script(tmp_path, "distill", argv)
     assert result.returncode == 0, result.stderr
     assert "Going on from" in result.stderr
     ours, theirs = weights(tmp_path / "out"), weights(finished_run)
@@ -142,11 +141,11 @@ def test_killed_at_any_step_the_final_weights_are_the_same(pair, finished_run, t
 
 
 def test_pairs(pair, tmp_path):
-    """The text of both columns, as the model that was fine-tuned on pairs reads it."""
+    """The student learns from pairs, which are read as a model that was fine-tuned on pairs reads them."""
     path = tmp_path / "pairs.jsonl"
     path.write_text('{"first": "the value of a string", "second": "is a list of names"}\n' * 8, encoding="utf-8")
     more = (f"--train_file={path}", f"--validation_file={path}", "--text_column", "first", "second", "--line_by_line")
-    run_adaptation.main(arguments(pair, tmp_path / "out", *more, "--eval_on_start", "--eval_strategy=steps"))
+    distill.main(arguments(pair, tmp_path / "out", *more, "--eval_on_start", "--eval_strategy=steps"))
     history = [entry for entry in read(tmp_path / "out", "trainer_state.json")["log_history"] if "eval_loss" in entry]
     assert history[-1]["eval_loss"] < history[0]["eval_loss"] / 2
 
@@ -155,8 +154,7 @@ def test_a_teacher_of_sentence_transformers(pair, tmp_path):
     shutil.copytree(pair / "teacher", tmp_path / "0_Transformer")
     modules = [{"path": "0_Transformer", "type": "sentence_transformers.models.Transformer"}]
     (tmp_path / "modules.json").write_text(json.dumps(modules))
-    model_args = run_adaptation.AdaptationArguments(teacher_name_or_path=str(tmp_path))
-    teacher = run_adaptation.load_teacher(BertConfig.from_pretrained(pair / "teacher"), model_args, {})
+    teacher = distill.load_teacher(str(tmp_path), BertConfig.from_pretrained(pair / "teacher"))
     wanted = BertModel.from_pretrained(pair / "teacher").embeddings.word_embeddings.weight
     assert torch.equal(teacher.embeddings.word_embeddings.weight, wanted)
 
@@ -165,12 +163,12 @@ def test_a_teacher_of_sentence_transformers(pair, tmp_path):
 def test_two_processes_train_as_one(per_sequence, pair, finished_run, tmp_path):
     argv = arguments(pair, tmp_path / "out", f"--per_device_train_batch_size={2 * per_sequence}")
     argv.append(f"--sequence_parallel_size={per_sequence}")
-    result = run_script(tmp_path, "run_adaptation.py", argv, launcher(2))
+    result = run_script(tmp_path, "distill", argv, launcher(2))
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "out" / "checkpoint-40" / "rng_state_1.pth").is_file(), "there was no second process"
     one, two = weights(finished_run), weights(tmp_path / "out")
     for name in one:
-        # The same bias on all keys changes no softmax, so its gradient is rounding alone, which Adam scales up
+        # A bias that all keys share changes no softmax, so its gradient is only rounding, which Adam scales up
         if not name.endswith("key.bias"):
             torch.testing.assert_close(two[name], one[name], atol=1e-4, rtol=0, msg=name)
     metrics = [read(folder, "eval_results.json") for folder in (finished_run, tmp_path / "out")]
@@ -188,17 +186,19 @@ def test_two_processes_train_as_one(per_sequence, pair, finished_run, tmp_path):
     ],
 )
 def test_bad_input_is_one_clear_line(more, message, pair, tmp_path):
-    BertModel(BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=2)).save_pretrained(tmp_path / "other")
+    other = BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
+    BertModel(other).save_pretrained(tmp_path / "other")
     more = [option.replace("=other", f"={tmp_path}/other").replace("=teacher", f"={pair}/teacher") for option in more]
-    with pytest.raises(BadInput, match=message) as raised:
-        run_adaptation.main(arguments(pair, tmp_path / "out", *more))
+    with pytest.raises(UsageError, match=message) as raised:
+        distill.main(arguments(pair, tmp_path / "out", *more))
     assert "\n" not in str(raised.value)
 
 
 def test_longer_than_the_teacher_reads(pair, tmp_path):
-    convert_to_linformer(str(pair / "teacher"), projected_dim=4, max_position_embeddings=64).save_pretrained(tmp_path / "long")
-    run_common.AutoTokenizer.from_pretrained(pair / "teacher").save_pretrained(tmp_path / "long")
+    student = convert_to_linformer(str(pair / "teacher"), projected_dim=4, max_position_embeddings=64)
+    student.save_pretrained(tmp_path / "long")
+    AutoTokenizer.from_pretrained(pair / "teacher").save_pretrained(tmp_path / "long")
     options = (f"--model_name_or_path={tmp_path / 'long'}", "--max_steps=1")
-    run_adaptation.main(arguments(pair, tmp_path / "out", *options))  # by default as long as the teacher reads
-    with pytest.raises(BadInput, match="--max_seq_length 64 is more than the 32 tokens that the teacher reads"):
-        run_adaptation.main(arguments(pair, tmp_path / "out2", *options, "--max_seq_length=64"))
+    distill.main(arguments(pair, tmp_path / "out", *options))  # by default as long as the teacher reads
+    with pytest.raises(UsageError, match="--max_seq_length 64 is more than the 32 tokens that the teacher reads"):
+        distill.main(arguments(pair, tmp_path / "out2", *options, "--max_seq_length=64"))

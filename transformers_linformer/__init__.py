@@ -1,0 +1,37 @@
+# Copyright 2026 The transformers-linformer authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Linformer as a model of transformers: `LinformerConfig`, the model and its heads, and conversion of pretrained encoders.
+
+Importing this package registers the Linformer with the Auto classes.
+"""
+
+from configuration_linformer import LinformerConfig
+from modeling_linformer import (
+    LinformerForMaskedLM,
+    LinformerForMultipleChoice,
+    LinformerForQuestionAnswering,
+    LinformerForSequenceClassification,
+    LinformerForTokenClassification,
+    LinformerModel,
+    LinformerPreTrainedModel,
+)
+
+from .conversion import convert_to_linformer
+from .fairseq import convert_fairseq_linformer
+
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LinformerConfig",
+    "LinformerForMaskedLM",
+    "LinformerForMultipleChoice",
+    "LinformerForQuestionAnswering",
+    "LinformerForSequenceClassification",
+    "LinformerForTokenClassification",
+    "LinformerModel",
+    "LinformerPreTrainedModel",
+    "convert_fairseq_linformer",
+    "convert_to_linformer",
+]

@@ -1,0 +1,1 @@
+"""The commands, one module each: arguments, and the steps in their order."""

@@ -1,0 +1,142 @@
+# Copyright 2026 The transformers-linformer authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Convert a pretrained BERT, RoBERTa, XLM-RoBERTa, CamemBERT or DistilBERT, or a Linformer of fairseq, into a Linformer.
+
+    linformer-convert --model_name_or_path FacebookAI/roberta-base --output_dir linformer-roberta \\
+        --max_position_embeddings 4096
+    linformer-convert --model_name_or_path checkpoint_best.pt --output_dir from-fairseq
+    linformer-convert --help
+
+All weights are kept, and the head and the tokenizer, too. Only E and F, the projections along the sequence, are new. By
+default a token attends exactly to its own block of 128 tokens, and to 64 pooled rows of the complete input.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import safetensors
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig
+
+from configuration_linformer.configuration_linformer import PROJECTION_SHARINGS, PROJECTION_TYPES
+
+from ..arguments import HubArguments, parse_arguments, run_command
+from ..conversion import convert_to_linformer
+from ..errors import UsageError, first_line
+from ..fairseq import convert_fairseq_linformer
+from ..loading import load_tokenizer, max_input_length, with_subfolder
+from ..model_card import write_conversion_card
+
+
+@dataclass(kw_only=True)  # as fields without a default follow those of the parent
+class ConversionArguments(HubArguments):
+    """Says what to convert, and into which Linformer."""
+
+    model_name_or_path: str = field(
+        metadata={"help": "The model to convert: a folder, a name on the Hub, or a .pt file of fairseq."}
+    )
+    output_dir: str = field(metadata={"help": "The folder to write to. A folder that holds a model already is left alone."})
+    projected_dim: list[int] | None = field(
+        default=None, metadata={"help": "k, by default 64, or one k per layer, for example 128 128 64 64 32 32."}
+    )
+    max_position_embeddings: int | None = field(
+        default=None, metadata={"help": "n, the longest input in tokens. By default the original's."}
+    )
+    block_size: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "The number of tokens that attend to each other exactly, by default 128, or one number per layer. 0 is"
+            " for no blocks."
+        },
+    )
+    projection_type: str | None = field(
+        default=None,
+        metadata={"help": "How n rows become k. By default attention_pool.", "choices": PROJECTION_TYPES},
+    )
+    projection_sharing: str | None = field(
+        default=None,
+        metadata={"help": "Which layers and heads share E and F. By default layerwise.", "choices": PROJECTION_SHARINGS},
+    )
+    encoder_only: bool = field(default=False, metadata={"help": "Whether to leave the head out."})
+    tokenizer_name: str | None = field(default=None, metadata={"help": "The tokenizer, if not the model's."})
+
+
+# The options of `convert_to_linformer`
+OPTIONS = (
+    "projected_dim",
+    "max_position_embeddings",
+    "block_size",
+    "projection_type",
+    "projection_sharing",
+    "encoder_only",
+)
+
+
+def check_output_dir(folder):
+    """Raises `UsageError` if the folder holds a model, or if it is a file."""
+    found = [path.name for pattern in ("config.json", "*.safetensors", "*.bin") for path in Path(folder).glob(pattern)]
+    if found:
+        raise UsageError(f"--output_dir {folder} holds a model already ({found[0]}): name another folder, or delete it.")
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise UsageError(f"--output_dir {folder} is a file: name a folder.")
+
+
+def convert(args):
+    """
+    Returns the Linformer, its tokenizer, and the number of tokens that the original reads.
+
+    A Linformer of fairseq comes without a tokenizer, unless `--tokenizer_name` names one, and its number is None.
+    """
+    source = args.model_name_or_path
+    # No model that can be converted brings code, so nobody needs to be asked whether to trust it
+    hub_kwargs = args.hub_kwargs | {"trust_remote_code": False}
+    options = {name: getattr(args, name) for name in OPTIONS}
+    options = {name: value for name, value in options.items() if value is not None and value is not False}
+    for name in ("projected_dim", "block_size"):  # a single number holds for all layers
+        if isinstance(options.get(name), list) and len(options[name]) == 1:
+            options[name] = options[name][0]
+
+    if source.endswith(".pt"):
+        if options:
+            raise UsageError(f"{source} is a Linformer already, so --{' and --'.join(options)} cannot be chosen.")
+        model = convert_fairseq_linformer(source)
+        return model, args.tokenizer_name and load_tokenizer(args.tokenizer_name, **hub_kwargs), None
+    config = AutoConfig.from_pretrained(source, **with_subfolder(source, **hub_kwargs))
+    tokenizer = load_tokenizer(args.tokenizer_name or source, **hub_kwargs)
+    return convert_to_linformer(source, **options, **hub_kwargs), tokenizer, max_input_length(config)
+
+
+def main(argv):
+    (args,) = parse_arguments(argv, (ConversionArguments,), description=__doc__.strip().splitlines()[0])
+    source = args.model_name_or_path
+    check_output_dir(args.output_dir)
+    try:
+        model, tokenizer, source_positions = convert(args)
+    except OSError as error:
+        raise UsageError(f"--model_name_or_path {source}: {first_line(error)}") from error
+    except (ValueError, StrictDataclassError, safetensors.SafetensorError) as error:
+        raise UsageError(f"--model_name_or_path {source}: {' '.join(str(error).split())}") from error
+    n, k, b = model.config.max_position_embeddings, model.config.projected_dim, model.config.block_size
+    if tokenizer is not None:
+        if len(tokenizer) > model.config.vocab_size:
+            raise UsageError(f"the tokenizer has {len(tokenizer)} tokens, the model only {model.config.vocab_size}.")
+        tokenizer.model_max_length = n
+        tokenizer.save_pretrained(args.output_dir)
+    model.save_pretrained(args.output_dir)
+    write_conversion_card(model, tokenizer, source, source_positions, args.output_dir)
+    print(f"A {type(model).__name__} with n = {n}, k = {k} and blocks of {b} tokens is in {args.output_dir}")
+    if tokenizer is None:
+        print(
+            "It has no tokenizer. Its tokens are <s>, <pad>, </s>, <unk>, then the lines of the checkpoint's dict.txt, then"
+            " <mask>. If that file is RoBERTa's dict.txt, give --tokenizer_name FacebookAI/roberta-base."
+        )
+
+
+def run():
+    run_command(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,145 @@
+# Copyright 2026 The transformers-linformer authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Distil the original into its converted Linformer: on plain text, the Linformer learns to give the original's hidden states.
+
+    linformer-distill --teacher_name_or_path FacebookAI/roberta-base --model_name_or_path linformer-roberta \\
+        --train_file text.txt --do_train --do_eval --output_dir distilled
+    linformer-distill --help
+    linformer-distill arguments.json
+
+Distillation needs no labels, and leaves the head as it is: what the head reads becomes what it was before. For inputs that
+are longer than the teacher reads, go on by masked language modeling (`linformer-mlm`). When a run was killed, the same
+command continues it from its last complete checkpoint.
+"""
+
+from dataclasses import dataclass, field
+
+import safetensors
+from transformers import AutoModel, DataCollatorWithPadding, TrainingArguments, set_seed
+
+import modeling_linformer
+
+from ..arguments import (
+    ModelArguments,
+    TextArguments,
+    check_training_arguments,
+    parse_arguments,
+    run_command,
+    set_up_logging,
+)
+from ..distillation import DistillationTrainer, compute_metrics
+from ..errors import UsageError, first_line
+from ..loading import max_input_length, with_subfolder
+from ..trainer import pad_to_multiple_of, padding, publish, train
+from .steps import (
+    card_of,
+    check_used_folders,
+    config_of,
+    find_checkpoint,
+    model_of,
+    prepare_tokenizer,
+    sequences_of,
+    set_max_seq_length,
+    texts_of,
+)
+
+
+@dataclass
+class DistillationArguments(ModelArguments):
+    """These arguments name the student, which is a Linformer, and the teacher, whose hidden states it learns to give."""
+
+    teacher_name_or_path: str | None = field(
+        default=None, metadata={"help": "The model that the Linformer was converted from."}
+    )
+
+
+def student_of(model_args, config):
+    """Returns the Linformer with the head that it was saved with. Only the encoder will be trained."""
+    name = (config.architectures or ["LinformerModel"])[0]
+    if not hasattr(modeling_linformer, name):
+        raise UsageError(f"--model_name_or_path {model_args.model_name_or_path} holds a {name}, not a Linformer.")
+    student = model_of(model_args, getattr(modeling_linformer, name), config)
+    # The head is no part of the loss
+    encoder = student.base_model
+    trained = {id(parameter) for module in (encoder.embeddings, encoder.encoder) for parameter in module.parameters()}
+    for parameter in student.parameters():
+        parameter.requires_grad_(id(parameter) in trained)
+    return student
+
+
+def load_teacher(name, config, **hub_kwargs):
+    """Returns the teacher. Raises `UsageError` if its sizes are not those of the student's configuration."""
+    try:
+        teacher = AutoModel.from_pretrained(name, **with_subfolder(name, **hub_kwargs))
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise UsageError(f"--teacher_name_or_path {name}: {first_line(error)}") from error
+    for field_name in ("hidden_size", "num_hidden_layers", "vocab_size"):
+        if getattr(teacher.config, field_name) != getattr(config, field_name):
+            raise UsageError(
+                f"--teacher_name_or_path {name} is not what the Linformer was converted from: its"
+                f" {field_name} is {getattr(teacher.config, field_name)}, not {getattr(config, field_name)}."
+            )
+    return teacher
+
+
+def main(argv):
+    argument_classes = (DistillationArguments, TextArguments, TrainingArguments)
+    model_args, data_args, training_args = parse_arguments(argv, argument_classes, __doc__.strip().splitlines()[0])
+    if model_args.teacher_name_or_path is None or model_args.model_name_or_path is None:
+        raise UsageError("give --teacher_name_or_path, and --model_name_or_path with what linformer-convert made of it.")
+    check_training_arguments(data_args, training_args)
+    set_up_logging(training_args)
+    set_seed(training_args.seed)
+
+    # Each of these steps may refuse, and does so before the long work begins
+    config = config_of(model_args)
+    checkpoint = find_checkpoint(training_args)
+    texts = texts_of(data_args, training_args, cache_dir=model_args.cache_dir, token=model_args.token)
+    tokenizer, config = prepare_tokenizer(model_args, training_args, config, checkpoint)
+    teacher = load_teacher(model_args.teacher_name_or_path, config, **model_args.hub_kwargs)
+    longest = max_input_length(teacher.config)
+    data_args.max_seq_length = data_args.max_seq_length or min(longest, config.max_position_embeddings)
+    max_seq_length = set_max_seq_length(data_args, config, tokenizer)
+    if max_seq_length > longest:
+        raise UsageError(
+            f"--max_seq_length {max_seq_length} is more than the {longest} tokens that the teacher reads: for longer"
+            " inputs go on with linformer-mlm."
+        )
+    check_used_folders(config, len(tokenizer), training_args, checkpoint)
+    sequences = sequences_of(data_args, training_args, texts, tokenizer, max_seq_length)
+
+    set_seed(training_args.seed)
+    processes = data_args.sequence_parallel_size
+    trainer = DistillationTrainer(
+        model=student_of(model_args, config),
+        teacher=teacher,
+        args=training_args,
+        train_dataset=sequences.get("train"),
+        eval_dataset=sequences.get("validation"),
+        processing_class=tokenizer,
+        data_collator=DataCollatorWithPadding(
+            tokenizer,
+            pad_to_multiple_of=pad_to_multiple_of(config, processes, max_seq_length),
+            **padding(max_seq_length, data_args.pad_to_max_length),
+        ),
+        compute_metrics=compute_metrics,
+        card=card_of(model_args, data_args, "feature-extraction", "This is a sentence."),
+        sequence_parallel_size=processes,
+    )
+    if training_args.do_train:
+        train(trainer, checkpoint)
+    if training_args.do_eval:
+        metrics = trainer.evaluate()
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
+    if training_args.do_train:
+        publish(trainer)
+
+
+def run():
+    run_command(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,159 @@
+# Copyright 2026 The transformers-linformer authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Steps that several commands take, with the arguments of these commands."""
+
+import re
+
+import transformers
+from transformers import RobertaTokenizer
+
+from ..checkpoints import check_same_model, checkpoint_to_resume
+from ..data import hold_out
+from ..errors import UsageError
+from ..loading import (
+    check_max_seq_length,
+    default_config,
+    load_config,
+    load_model,
+    load_tokenizer,
+    max_input_length,
+    new_model,
+    override,
+)
+from ..model_card import TrainingCard
+from ..text import demo_texts, load_texts, make_sequences, stream_sequences
+from ..tokenization import fit_vocabulary, train_tokenizer
+
+
+logger = transformers.utils.logging.get_logger("transformers.linformer")
+
+
+def config_of(model_args):
+    """Returns the configuration that `ModelArguments` describe. From scratch its vocabulary is still the default one."""
+    if model_args.model_name_or_path is not None:
+        config = load_config(model_args.model_name_or_path, **model_args.hub_kwargs)
+    elif model_args.config_name is not None:
+        config = load_config(model_args.config_name, "config_name", **model_args.hub_kwargs)
+    else:
+        config = default_config(model_args.model_type)
+    return override(config, model_args.config_overrides)
+
+
+def find_checkpoint(training_args):
+    """Returns the checkpoint to go on from, or None if there is none or nothing is trained."""
+    if not training_args.do_train:
+        return None
+    return checkpoint_to_resume(training_args.output_dir, training_args.resume_from_checkpoint)
+
+
+def check_used_folders(config, vocab_size, training_args, checkpoint):
+    """Refuses to train another model than the one that the output folder, or the checkpoint, holds."""
+    if training_args.do_train:
+        for folder in filter(None, (training_args.output_dir, checkpoint)):
+            check_same_model(config, folder, vocab_size)
+
+
+def prepare_tokenizer(model_args, training_args, config, checkpoint=None, texts=None):
+    """
+    Returns the tokenizer to train with, and the configuration that fits it.
+
+    That is the tokenizer of `--tokenizer_name`, of the model that training starts from, or of the checkpoint that it goes
+    on from. Where there is none of these, the main process trains one on the dataset `texts` and saves it to the output
+    folder, from which the other processes read it.
+    """
+
+    def fitted(tokenizer):
+        if model_args.model_name_or_path is not None:
+            return config
+        return fit_vocabulary(config, tokenizer, re.search(r"(^|,)\s*vocab_size\s*=", model_args.config_overrides or ""))
+
+    name = model_args.tokenizer_name or model_args.model_name_or_path or checkpoint
+    if name is not None:
+        tokenizer = load_tokenizer(name, use_fast=model_args.use_fast_tokenizer, **model_args.hub_kwargs)
+        return tokenizer, fitted(tokenizer)
+    if texts is None:
+        raise UsageError("without training text there is no tokenizer to train: give --tokenizer_name.")
+    with training_args.main_process_first(desc="training the tokenizer"):
+        if training_args.process_index == 0:
+            logger.info(f"Training a byte-level BPE of {model_args.vocab_size} tokens on the training text")
+            tokenizer = train_tokenizer(texts, model_args.vocab_size, config.max_position_embeddings)
+            if training_args.do_train:  # before anything is written into the folder
+                check_same_model(fitted(tokenizer), training_args.output_dir, len(tokenizer))
+            tokenizer.save_pretrained(training_args.output_dir)
+    # Only now, as the first process of each other machine does not wait at the beginning of the block above
+    if training_args.process_index != 0:
+        tokenizer = RobertaTokenizer.from_pretrained(training_args.output_dir)
+    return tokenizer, fitted(tokenizer)
+
+
+def set_max_seq_length(data_args, config, tokenizer):
+    """Returns the longest input of the run in tokens, and tells a Linformer's tokenizer what the model can read."""
+    if config.model_type == "linformer":
+        tokenizer.model_max_length = max_input_length(config)  # whatever model the tokenizer was made for
+    special_tokens = tokenizer.num_special_tokens_to_add(pair=False)
+    return check_max_seq_length(data_args.max_seq_length, config, special_tokens)
+
+
+def texts_of(data_args, training_args, **options):
+    """
+    Returns the splits that `TextArguments` describe, `train` and, where it is wanted, `validation`.
+
+    `options` are those of `datasets.load_dataset`. Without a validation set, a part of the training data is held out.
+    """
+    if data_args.demo:
+        texts = demo_texts(data_args.streaming)
+    else:
+        options |= {"text_column": data_args.text_column, "streaming": data_args.streaming}
+        texts = load_texts(data_args.dataset_name, data_args.dataset_config_name, data_args.files, **options)
+    if training_args.do_train and "train" not in texts:
+        raise UsageError(f"--do_train needs a split `train`, but the data has only {', '.join(texts)}.")
+    if "validation" not in texts and "train" in texts and (training_args.do_eval or not data_args.streaming):
+        part = data_args.validation_split_percentage
+        texts["train"], texts["validation"] = hold_out(texts["train"], part, training_args.seed)
+    for split, limit in (("train", data_args.max_train_samples), ("validation", data_args.max_eval_samples)):
+        if limit is not None and split in texts:
+            texts[split] = texts[split].take(limit)
+    if training_args.do_eval and "validation" not in texts:
+        raise UsageError("--do_eval needs text to evaluate on: give --validation_file.")
+    return texts
+
+
+def sequences_of(data_args, training_args, texts, tokenizer, max_seq_length):
+    """Returns the sequences of the splits that are trained and evaluated on, as `TextArguments` say, as a dictionary."""
+    wanted = ["train"] * training_args.do_train + ["validation"] * training_args.do_eval
+    sequences = {}
+    for split in wanted:
+        if data_args.streaming:
+            stream = texts[split]
+            if split == "train":
+                stream = stream.shuffle(seed=training_args.seed, buffer_size=10_000)
+            sequences[split] = stream_sequences(stream, tokenizer, max_seq_length, data_args.line_by_line)
+            continue
+        options = {"line_by_line": data_args.line_by_line, "desc": f"Tokenizing {split}"} | data_args.map_kwargs
+        with training_args.main_process_first(desc=f"tokenizing {split}"):
+            try:
+                sequences[split] = make_sequences(texts[split], tokenizer, max_seq_length, **options)
+            except UsageError as error:
+                raise UsageError(f"{split} data: {error}") from error
+        logger.info(f"{split}: {len(texts[split])} texts, {len(sequences[split])} sequences of up to {max_seq_length} tokens")
+    return sequences
+
+
+def model_of(model_args, auto_class, config, **options):
+    """Returns the model of `--model_name_or_path`, or a new one. `options` are those of `from_pretrained`."""
+    if model_args.model_name_or_path is None:
+        return new_model(auto_class, config, model_args.dtype, model_args.trust_remote_code)
+    options |= model_args.hub_kwargs | {"overrides": model_args.config_overrides}
+    return load_model(auto_class, model_args.model_name_or_path, config, model_args.dtype, **options)
+
+
+def card_of(model_args, data_args, task, example):
+    """Returns what the card of the trained model is to say. `task` is what `pipeline` calls the task of the `example`."""
+    return TrainingCard(
+        task,
+        example,
+        base_model=model_args.model_name_or_path,
+        dataset=data_args.dataset_name,
+        dataset_config=data_args.dataset_config_name,
+        files=tuple(path for path in (data_args.train_file, data_args.validation_file) if path is not None),
+    )

@@ -1,0 +1,341 @@
+# Copyright 2026 The transformers-linformer authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Converts a pretrained BERT, RoBERTa, XLM-RoBERTa, CamemBERT or DistilBERT into a Linformer.
+
+All weights are kept, and the head, too. Only E and F, the projections along the sequence, are new.
+"""
+
+import re
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.activations import ACT2FN
+
+import modeling_linformer
+from configuration_linformer import LinformerConfig
+from modeling_linformer.projections import LinformerLinearProjection
+
+from .loading import max_input_length, with_subfolder
+
+
+logger = transformers.utils.logging.get_logger("transformers.linformer.conversion")
+
+
+# Names of tensors. Each table maps parts of the names in the source to parts of the Linformer's names. Where two entries
+# fit, the first one counts. A name in which no entry occurs is the same in both. None means that the Linformer has no such
+# tensor.
+
+BERT = {
+    "bert.": "linformer.",
+    "cls.predictions.transform.dense.": "lm_head.dense.",
+    "cls.predictions.transform.LayerNorm.": "lm_head.layer_norm.",
+    "cls.predictions.": "lm_head.",
+}
+ROBERTA = {"roberta.": "linformer."}
+DISTILBERT = {
+    "distilbert.embeddings.": "linformer.embeddings.",
+    "distilbert.transformer.layer.": "linformer.encoder.layer.",
+    ".attention.q_lin.": ".attention.self.query.",
+    ".attention.k_lin.": ".attention.self.key.",
+    ".attention.v_lin.": ".attention.self.value.",
+    ".attention.out_lin.": ".attention.output.dense.",
+    ".sa_layer_norm.": ".attention.output.LayerNorm.",
+    ".ffn.lin1.": ".intermediate.dense.",
+    ".ffn.lin2.": ".output.dense.",
+    ".output_layer_norm.": ".output.LayerNorm.",
+    "vocab_transform.": "lm_head.dense.",
+    "vocab_layer_norm.": "lm_head.layer_norm.",
+    "vocab_projector.": "lm_head.decoder.",
+}
+# For each `model_type` the start of its class names, and its table
+FAMILIES = {
+    "bert": ("Bert", BERT),
+    "roberta": ("Roberta", ROBERTA),
+    "xlm-roberta": ("XLMRoberta", ROBERTA),
+    "camembert": ("Camembert", ROBERTA),
+    "distilbert": ("DistilBert", DISTILBERT),
+}
+
+# For the end of the source's class name the Linformer's class, and the names of that head's tensors where they differ
+HEADS = {
+    "Model": ("LinformerModel", {}),
+    "ForPreTraining": ("LinformerForMaskedLM", {"bert.pooler.": None, "cls.seq_relationship.": None}),
+    "ForMaskedLM": ("LinformerForMaskedLM", {}),
+    "ForSequenceClassification": ("LinformerForSequenceClassification", {}),
+    "ForTokenClassification": ("LinformerForTokenClassification", {}),
+    "ForQuestionAnswering": ("LinformerForQuestionAnswering", {}),
+    "ForMultipleChoice": ("LinformerForMultipleChoice", {"classifier.": "choice_classifier."}),
+}
+# BERT's classifier consists of the pooler and a layer. RoBERTa and the Linformer have both in one module.
+BERT_CLASSIFIER = {"bert.pooler.dense.": "classifier.dense.", "classifier.": "classifier.out_proj."}
+
+# Fields of the source's configuration that the Linformer has, too, and the names that DistilBERT gives to some of them
+CARRIED_FIELDS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "hidden_act",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "classifier_dropout",
+    "type_vocab_size",
+    "initializer_range",
+    "layer_norm_eps",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+    "cls_token_id",
+    "sep_token_id",
+    "tie_word_embeddings",
+    "chunk_size_feed_forward",
+    "id2label",
+    "label2id",
+    "problem_type",
+)
+DISTILBERT_FIELDS = {
+    "intermediate_size": "hidden_dim",
+    "hidden_act": "activation",
+    "hidden_dropout_prob": "dropout",
+    "attention_probs_dropout_prob": "attention_dropout",
+}
+
+
+def convert_to_linformer(
+    model_or_name,
+    projected_dim=64,
+    max_position_embeddings=None,
+    block_size=None,
+    projection_type="attention_pool",
+    projection_sharing="layerwise",
+    encoder_only=False,
+    **hub_kwargs,
+):
+    """
+    Returns a Linformer with the weights, the head and the dtype of a BERT, RoBERTa, XLM-RoBERTa, CamemBERT or DistilBERT.
+
+    Inputs of at most `block_size` tokens get the original's outputs, and with the poolings inputs of at most k tokens do,
+    too. Longer inputs are approximated, so train the model further.
+
+    Args:
+        model_or_name: the model, or the folder or the Hub name of its checkpoint. If it is a model of
+            sentence-transformers, its transformer is converted.
+        projected_dim (`int` or `list[int]`): k, or one k per layer.
+        max_position_embeddings (`int`, *optional*): n, by default the original's. Later positions repeat the original's.
+        block_size (`int` or `list[int]`, *optional*): the number of tokens that attend to each other exactly, as in
+            `LinformerConfig`, or one number per layer. 0 is for no blocks. The default is the largest divisor, up to 128,
+            of the original's number of positions. Where positions repeat, it has to be a divisor, so that the positions
+            within a block are consecutive.
+        projection_type, projection_sharing: as in `LinformerConfig`. `linear` starts as mean pooling over k windows of
+            the n positions, of which the first window holds the first position alone, and `conv` starts as mean pooling
+            over k equal windows.
+        encoder_only (`bool`): whether to leave the head out, which gives a `LinformerModel`.
+        hub_kwargs: arguments of `from_pretrained`, such as `revision` or `token`.
+
+    Raises `ValueError`, which names what does not fit, for a model that cannot be converted, and `OSError` if there is no
+    model to load.
+    """
+    if isinstance(model_or_name, PreTrainedModel):
+        source = model_or_name.base_model if encoder_only else model_or_name
+        config, class_name = source.config, type(source).__name__
+    else:
+        if str(model_or_name).endswith(".pt"):
+            raise ValueError(f"{model_or_name} looks like a checkpoint of fairseq, which `convert_fairseq_linformer` reads.")
+        source = None
+        hub_kwargs = with_subfolder(model_or_name, **hub_kwargs)
+        config = AutoConfig.from_pretrained(model_or_name, **hub_kwargs)
+        class_name = None if encoder_only else (config.architectures or [None])[0]
+
+    # Everything that may be refused is refused before the weights are loaded
+    check_encoder(config)
+    target_class, names = find_names(config, class_name)
+    positions_of_source = max_input_length(config)
+    if max_position_embeddings is None:
+        max_position_embeddings = positions_of_source
+    if block_size is None:
+        block_size = next(size for size in range(128, 0, -1) if positions_of_source % size == 0)
+    target_config = LinformerConfig(
+        **carried_fields(config),
+        max_position_embeddings=max_position_embeddings,
+        projected_dim=projected_dim,
+        projection_type=projection_type,
+        projection_sharing=projection_sharing,
+        block_size=block_size,
+    )
+    if max_position_embeddings > positions_of_source and positions_of_source % target_config.block_multiple:
+        raise ValueError(
+            f"`block_size` is {block_size}, which does not divide the original's {positions_of_source} positions: later"
+            " positions repeat them, and a repetition would start within a block. Choose a divisor, or 0."
+        )
+    set_far_token_limit(target_config, positions_of_source)
+    if source is None:
+        source = load_source(model_or_name, config, class_name, hub_kwargs)
+
+    prefix = "" if hasattr(source, source.base_model_prefix) else f"{source.base_model_prefix}."
+    state = rename({prefix + name: tensor for name, tensor in source.state_dict().items()}, names)
+    positions = "linformer.embeddings.position_embeddings.weight"
+    state[positions] = tile(state[positions][-max_input_length(config) :], max_position_embeddings)
+    token_types = "linformer.embeddings.token_type_embeddings.weight"
+    state.setdefault(token_types, torch.zeros(target_config.type_vocab_size, target_config.hidden_size))
+    return make_linformer(target_class, target_config, state).to(source.device)
+
+
+def set_far_token_limit(config, positions_of_source):
+    """Sets a limit so that a block's softmax sums over no more tokens than the original was ever trained to sum over."""
+    if config.block_multiple > 1 and not config.has_learned_projection:
+        least = max(config.projected_dims)
+        config.far_token_limit = max(least, positions_of_source - max(config.block_sizes))
+
+
+def check_encoder(config):
+    """Raises `ValueError` for a source whose layers compute something else than a Linformer's."""
+    if config.model_type not in FAMILIES:
+        raise ValueError(
+            f"`model_type` is {config.model_type!r}, which cannot be converted: the source must be one of"
+            f" {', '.join(FAMILIES)}."
+        )
+    position_type = getattr(config, "position_embedding_type", None) or "absolute"
+    if position_type != "absolute":
+        raise ValueError(
+            f"`position_embedding_type` is {position_type!r}, but a projected row has no distance to a token: the"
+            " source must have absolute positions."
+        )
+    for name in ("is_decoder", "add_cross_attention"):
+        if getattr(config, name, False):
+            raise ValueError(f"`{name}` is True, and a Linformer cannot decode: the source must be an encoder.")
+    activation = carried_fields(config)["hidden_act"]
+    if activation not in ACT2FN:
+        raise ValueError(
+            f"`hidden_act` is {activation!r}, which is no activation function that this version of transformers has."
+        )
+
+
+def find_names(config, class_name):
+    """
+    Returns the name of the Linformer's class, and the table of the tensors' names.
+
+    `config` is the source's configuration, and `class_name` the name of its class, or None for the encoder alone. Raises
+    `ValueError` if the source's head does not fit.
+    """
+    start, names = FAMILIES[config.model_type]
+    head = "Model" if class_name is None else class_name.removeprefix(start)
+    cure = "Convert the encoder alone, with encoder_only=True (--encoder_only)."
+    if head not in HEADS or not hasattr(transformers, start + head):
+        heads = ", ".join(start + head for head in HEADS)
+        raise ValueError(f"`architectures` is {class_name}, whose head a Linformer lacks: it must be one of {heads}. {cure}")
+    target_class, head_names = HEADS[head]
+    if names is DISTILBERT and head in ("ForSequenceClassification", "ForMultipleChoice"):
+        raise ValueError(f"`architectures` is {class_name}, whose head applies ReLU where a Linformer's applies tanh. {cure}")
+    # The masked-LM heads of RoBERTa and of the Linformer have GELU, whatever `hidden_act` is
+    activation = carried_fields(config)["hidden_act"]
+    if target_class == "LinformerForMaskedLM" and names is not ROBERTA and activation != "gelu":
+        raise ValueError(
+            f"`hidden_act` is {activation!r}, also in the masked-LM head, where a Linformer always has 'gelu'. {cure}"
+        )
+    if names is BERT and head == "ForSequenceClassification":
+        head_names = BERT_CLASSIFIER
+    return target_class, head_names | names
+
+
+def carried_fields(config):
+    """Returns the fields of the source's configuration that a Linformer has, too, under the Linformer's names."""
+    fields, source_names = {}, {}
+    if FAMILIES[config.model_type][1] is DISTILBERT:
+        fields, source_names = {"layer_norm_eps": 1e-12, "type_vocab_size": 1}, DISTILBERT_FIELDS  # constants in its code
+    for name in CARRIED_FIELDS:
+        source_name = source_names.get(name, name)
+        if hasattr(config, source_name):
+            fields[name] = getattr(config, source_name)
+    return fields
+
+
+def load_source(name, config, class_name, hub_kwargs):
+    """Loads the model of a checkpoint. Warns of tensors that are left out, and raises `ValueError` if some are missing."""
+    source_class = AutoModel if class_name is None else getattr(transformers, class_name)
+    source, info = source_class.from_pretrained(name, config=config, dtype="auto", output_loading_info=True, **hub_kwargs)
+    class_name = type(source).__name__
+    if info["unexpected_keys"]:
+        left_out = ", ".join(sorted(info["unexpected_keys"]))
+        logger.warning(f"These tensors are left out, as a {class_name} has no place for them: {left_out}")
+    missing = set(info["missing_keys"])
+    if {key.split(".")[0] for key in missing} == {"pooler"}:  # as in the checkpoint of a masked-LM model
+        source.pooler = None
+    elif missing:
+        raise ValueError(
+            f"{name} lacks weights of a {class_name}, which would be random: {', '.join(sorted(missing))}. Convert the"
+            " encoder alone, with encoder_only=True (--encoder_only)."
+        )
+    return source
+
+
+# Weights
+
+
+def rename(state, names):
+    """Returns the state with its names replaced as the table says. Warns of tensors that are left out."""
+    pattern = re.compile("|".join(map(re.escape, names)))
+    renamed, dropped = {}, []
+    for name, tensor in state.items():
+        if any(name.startswith(start) for start, new in names.items() if new is None):
+            dropped.append(name)
+        else:
+            renamed[pattern.sub(lambda match: names[match[0]], name)] = tensor
+    if dropped:
+        logger.warning(f"These tensors are left out, as the Linformer has no place for them: {', '.join(dropped)}")
+    return renamed
+
+
+def tile(rows, length):
+    """Repeats the rows over and over, and returns the first `length` of them."""
+    return rows[torch.arange(length, device=rows.device) % len(rows)]
+
+
+def mean_pooling_matrix(k, n):
+    """Returns the E, (k, n), that averages n positions over the windows of `mean_pool`: the first position is alone."""
+    window = torch.cat([torch.zeros(1, dtype=torch.long), min(1, k - 1) + torch.arange(n - 1) * (k - 1) // max(n - 1, 1)])
+    E = torch.nn.functional.one_hot(window, k).T.float()
+    return E / E.sum(1, keepdim=True)
+
+
+def make_linformer(target_class, config, state):
+    """
+    Returns a Linformer of the class `target_class` with the tensors of `state`, in their dtype.
+
+    The tensors' names are those of a model with a head, even if `target_class` is `LinformerModel`. If `state` lacks E and
+    F, they start as mean pooling. Raises `ValueError` if any tensor is left over, missing, or of another shape.
+    """
+    target_class = getattr(modeling_linformer, target_class)
+    dtype = state["linformer.embeddings.word_embeddings.weight"].dtype
+    options = {}
+    if target_class is modeling_linformer.LinformerModel:
+        state = {name.removeprefix("linformer."): tensor for name, tensor in state.items()}
+        options["add_pooling_layer"] = "pooler.dense.weight" in state
+    bias = state.get("lm_head.decoder.bias", state.get("lm_head.bias"))  # one parameter with two names
+    if bias is not None:
+        state |= {"lm_head.decoder.bias": bias, "lm_head.bias": bias}
+
+    model = target_class(config, **options).to(dtype).eval()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, LinformerLinearProjection):
+                module.weight.copy_(mean_pooling_matrix(*module.weight.shape[-2:]))
+
+    ours = model.state_dict()
+    projections = {name for name in ours if name.endswith((".E.weight", ".F.weight"))}
+    left_over, missing = state.keys() - ours.keys(), ours.keys() - state.keys() - projections
+    if left_over or missing:
+        raise ValueError(
+            f"The source's tensors do not fit a {target_class.__name__}: {', '.join(sorted(left_over)) or 'none'} left"
+            f" over, {', '.join(sorted(missing)) or 'none'} missing. The source must be an unchanged model of its type."
+        )
+    for name, tensor in state.items():
+        if tensor.shape != ours[name].shape:
+            raise ValueError(
+                f"The source's tensor for {name} is of shape {tuple(tensor.shape)}, but its configuration makes it"
+                f" {tuple(ours[name].shape)}."
+            )
+    model.load_state_dict(state, strict=False)
+    return model

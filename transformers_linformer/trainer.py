@@ -1,0 +1,121 @@
+# Copyright 2026 The transformers-linformer authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The Trainer of the commands: several processes can share a sequence, and model cards say what the model is."""
+
+import transformers
+from huggingface_hub.errors import HfHubHTTPError
+from torch.distributed.device_mesh import init_device_mesh
+from transformers import Trainer
+
+from .errors import UsageError, first_line
+from .model_card import write_training_card
+
+
+logger = transformers.utils.logging.get_logger("transformers.linformer.trainer")
+
+
+class LinformerTrainer(Trainer):
+    """
+    A Trainer that writes this project's model cards, and in which processes can share sequences.
+
+    With `sequence_parallel_size` above 1, that many processes share each sequence: they get the same batch, of which each
+    computes its part of the tokens. `card` is a `model_card.TrainingCard`.
+    """
+
+    # Whether each process gets only its part of the inputs
+    shards_inputs = True
+
+    def __init__(self, *args, card, sequence_parallel_size=1, **kwargs):
+        try:
+            super().__init__(*args, **kwargs)
+        except HfHubHTTPError as error:
+            raise UsageError(
+                f"--push_to_hub: {first_line(error)} Log in with `hf auth login`, or give --hub_token."
+            ) from error
+        self.card = card
+        self.processes_per_sequence = sequence_parallel_size
+        if sequence_parallel_size > 1:
+            self.share_sequences()
+
+    def share_sequences(self):
+        size, world_size = self.processes_per_sequence, self.args.world_size
+        if world_size % size:
+            raise UsageError(
+                f"--sequence_parallel_size {size} does not divide the number of processes, {world_size}: start a multiple"
+                f" of it (`torchrun --nproc_per_node {size}`, `accelerate launch`)."
+            )
+        if not hasattr(self.model, "set_sequence_mesh"):
+            raise UsageError(f"--sequence_parallel_size {size} is for Linformers; this is a {type(self.model).__name__}.")
+        longest, block = self.model.config.max_position_embeddings, self.model.config.block_multiple
+        if longest <= (size - 1) * block:
+            raise UsageError(
+                f"--sequence_parallel_size {size} is too many for sequences of at most {longest} tokens: each process must"
+                f" get at least one block of {block} tokens (`block_size`)."
+            )
+        # accelerate gives the processes along "cp" (context parallel) the same batches
+        mesh = init_device_mesh(self.args.device.type, (world_size // size, size), mesh_dim_names=("dp_replicate", "cp"))
+        self.accelerator.state.device_mesh = mesh
+        self.accelerator.dataloader_config.dispatch_batches = False  # of a stream, too, each process reads its batches
+        self.model.set_sequence_mesh(mesh["cp"])
+
+    def _prepare_inputs(self, inputs):
+        inputs = super()._prepare_inputs(inputs)
+        return self.model.shard_inputs(inputs) if self.shards_inputs and self.processes_per_sequence > 1 else inputs
+
+    def get_batch_samples(self, *args, **kwargs):
+        # Each of the processes that share a sequence counted the tokens to predict of the whole sequence
+        batches, number = super().get_batch_samples(*args, **kwargs)
+        return batches, None if number is None else number / self.processes_per_sequence
+
+    def evaluation_loop(self, *args, **kwargs):
+        if self.processes_per_sequence > 1:
+            self.gather_function = self.gather_sequences
+        return super().evaluation_loop(*args, **kwargs)
+
+    def gather_sequences(self, tensor):
+        """Does what `gather_for_metrics` does, one row per sequence, although no process has a whole sequence."""
+        rows = self.accelerator.gather(tensor).unflatten(0, (-1, self.processes_per_sequence, len(tensor)))
+        rows = self.join_shards(rows.transpose(1, 2)).flatten(0, 1)
+        state = self.accelerator.gradient_state
+        return rows[: state.remainder] if state.end_of_dataloader and state.remainder > 0 else rows
+
+    def join_shards(self, shards):
+        """(replicas, b, processes, ...) -> (replicas, b, ...): averages losses, and joins the tokens of everything else."""
+        return shards.mean(2) if shards.dim() == 3 else shards.flatten(2, 3)
+
+    def create_model_card(self, **ignored):
+        # Trainer's own card has no snippet, and says "trained from scratch" of a model that began as a local checkpoint
+        if self.is_world_process_zero():
+            write_training_card(self.card, self.model, self.args, self.state, self.hub_model_id or self.args.output_dir)
+
+
+def train(trainer, checkpoint):
+    """Trains, from the checkpoint on if there is one, and saves the model, the metrics and the state."""
+    if checkpoint is not None:
+        logger.info(f"Going on from {checkpoint}")
+    result = trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    trainer.log_metrics("train", result.metrics)
+    trainer.save_metrics("train", result.metrics)
+    trainer.save_state()
+
+
+def publish(trainer):
+    """Writes the model card, and pushes everything to the Hub if `--push_to_hub` was given."""
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub()
+    else:
+        trainer.create_model_card()
+
+
+def padding(max_seq_length, pad_to_max_length):
+    """Returns the options of a collator that pads to `max_seq_length` or, otherwise, to the longest input of a batch."""
+    return {"padding": "max_length", "max_length": max_seq_length} if pad_to_max_length else {}
+
+
+def pad_to_multiple_of(config, processes, max_seq_length):
+    """Returns the multiple of tokens that batches are padded to, so that each process that shares a sequence gets a block."""
+    if processes == 1:
+        return 1
+    multiple = processes * getattr(config, "block_multiple", 1)
+    return multiple if max_seq_length % multiple == 0 else max_seq_length
