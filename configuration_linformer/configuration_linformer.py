@@ -6,6 +6,7 @@ import math
 from dataclasses import field
 
 from huggingface_hub.dataclasses import strict
+from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import auto_docstring
 
@@ -73,7 +74,9 @@ class LinformerConfig(PreTrainedConfig):
     add_cross_attention (`bool`, *optional*, defaults to `False`):
         Only `False` is accepted, for the same reason.
     auto_map (`dict[str, str]`, *optional*):
-        Where the Auto classes find the code that a checkpoint carries. It names every head, whichever of them is saved.
+        Where the Auto classes find the code of the checkpoint that was loaded. What is saved always names the code that is
+        saved beside it, for every head. A class that inherits from a head needs a configuration of its own, which inherits
+        from this one and whose `_own_auto_map` names that class.
 
     Raises `ValueError` if a field has a wrong value, or if fields contradict each other.
 
@@ -91,6 +94,7 @@ class LinformerConfig(PreTrainedConfig):
 
     model_type = "linformer"
     _auto_class = "AutoConfig"
+    _own_auto_map = AUTO_MAP
 
     vocab_size: int = 50265
     hidden_size: int = 768
@@ -126,10 +130,15 @@ class LinformerConfig(PreTrainedConfig):
         # `strict` also runs the validators, after this and before saving, but wraps their ValueError in its own error,
         # which is not a ValueError. Here they raise it as it is.
         self.validate_decoder()
+        self.validate_numbers()
         self.validate_hidden_size()
         self.validate_projection()
         self.validate_blocks()
         self.validate_inference_chunk_size()
+
+    def to_dict(self):
+        # The checkpoint that was loaded may name somebody else's code. Saved, that would run wherever the result is loaded.
+        return {**super().to_dict(), "auto_map": dict(self._own_auto_map)}
 
     @property
     def projected_dims(self) -> list[int]:
@@ -163,6 +172,23 @@ class LinformerConfig(PreTrainedConfig):
                     f" `{name}=False`, and use a causal model to generate text."
                 )
 
+    def validate_numbers(self):
+        names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        for name in (*names, "max_position_embeddings", "type_vocab_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        for name in ("initializer_range", "layer_norm_eps"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"`{name}` must be a finite number, at least 0, got {getattr(self, name)}.")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
+            if getattr(self, name) is not None and not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` must be a probability, from 0 to 1, got {getattr(self, name)}.")
+
+        if self.pad_token_id is not None and not -self.vocab_size <= self.pad_token_id < self.vocab_size:
+            raise ValueError(
+                f"`pad_token_id` must be one of the `vocab_size` ({self.vocab_size}) ids, or None, got {self.pad_token_id}."
+            )
+
     def validate_inference_chunk_size(self):
         if self.inference_chunk_size < 0:
             raise ValueError(
@@ -171,7 +197,7 @@ class LinformerConfig(PreTrainedConfig):
             )
 
     def validate_hidden_size(self):
-        if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
+        if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"`hidden_size` ({self.hidden_size}) must be a multiple of `num_attention_heads` ({self.num_attention_heads})."
             )
@@ -181,6 +207,7 @@ class LinformerConfig(PreTrainedConfig):
             "projection_sharing": PROJECTION_SHARINGS,
             "projection_type": PROJECTION_TYPES,
             "classifier_pooling": CLASSIFIER_POOLINGS,
+            "hidden_act": tuple(ACT2FN),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

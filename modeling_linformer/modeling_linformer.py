@@ -39,6 +39,7 @@ from transformers.processing_utils import Unpack
 from transformers.pytorch_utils import apply_chunking_to_forward
 from transformers.utils import TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_linformer import LinformerConfig
@@ -63,16 +64,54 @@ class LinformerEmbeddings(nn.Module):
         token_type_ids: torch.LongTensor | None = None,
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        attention_mask: torch.BoolTensor | None = None,
     ) -> torch.Tensor:
         if inputs_embeds is None:
             inputs_embeds = self.word_embeddings(input_ids)
+        if attention_mask is not None:
+            # Nothing in the padding may reach a sum or a gradient, not even NaN
+            inputs_embeds = inputs_embeds.masked_fill(~attention_mask.unsqueeze(-1), 0)
         if token_type_ids is None:
             token_type_ids = torch.zeros_like(position_ids)
 
         embeddings = inputs_embeds + self.token_type_embeddings(token_type_ids)
         embeddings = embeddings + self.position_embeddings(position_ids)
-        embeddings = self.LayerNorm(embeddings)
-        return self.dropout(embeddings)
+        return self.dropout(self.LayerNorm(embeddings))
+
+
+def check_inputs(input_shape, attention_mask, position_ids, kwargs):
+    """Raises `ValueError` for a mask that is not 1 for tokens and 0 for padding, and for documents packed in one row."""
+    if attention_mask is not None and attention_mask.shape != input_shape:
+        raise ValueError(
+            f"`attention_mask` must have the input's shape {tuple(input_shape)}, got {tuple(attention_mask.shape)}. A"
+            " Linformer has no n x n scores, so it takes only padding masks: 1 for a token, 0 for padding."
+        )
+    if attention_mask is not None and has_known_values(attention_mask):
+        is_token = attention_mask == 1
+        wrong = attention_mask[~is_token & (attention_mask != 0)].tolist()
+        # A floating mask of zeros alone would mask nothing if it was to be added to scores
+        if wrong or (attention_mask.is_floating_point() and not is_token.any()):
+            raise ValueError(
+                f"`attention_mask` must be 1 for a token and 0 for padding, got {wrong[0] if wrong else 'only 0.0'}. If it is"
+                " to be added to scores, 0 for a token and -inf for padding, pass `mask == 0` instead."
+            )
+    packed = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
+    packed = [name for name in packed if kwargs.get(name) is not None]
+    if position_ids is not None and has_known_values(position_ids):
+        steps, is_first = position_ids.diff(), position_ids[:, 1:] == position_ids[:, :1]
+        is_padding = torch.tensor(False) if attention_mask is None else attention_mask[:, 1:] == 0
+        restarts = (is_first & (steps < 0) & ~is_padding).any(1)
+        packed += ["position_ids"] if (restarts & (is_first | (steps == 1) | is_padding).all(1)).any() else []
+    if packed:
+        raise ValueError(
+            f"`{packed[0]}` says that there are several documents in one row. A Linformer would mix them, as it projects"
+            " complete rows. Give each document a row of its own (`DataCollatorWithPadding`)."
+        )
+
+
+def has_known_values(tensor):
+    """Returns whether to look at a tensor's values costs nothing: for those on a GPU one has to wait, a graph has none."""
+    return tensor.device.type == "cpu" and not is_tracing(tensor)
 
 
 def has_shared_projection(config):
@@ -500,24 +539,19 @@ class LinformerModel(LinformerPreTrainedModel):
     ) -> tuple[torch.Tensor] | BaseModelOutputWithPooling:
         r"""
         attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
-            1 for tokens that are read, 0 for padding. The outputs do not depend on the amount of padding. Positions count
-            from the left, so pad on the right, as tokenizers do by default.
+            1 for tokens that are read, 0 for padding. The outputs do not depend on the padding. Positions count from the
+            left, so pad on the right, as tokenizers do by default.
 
-        Raises `ValueError` for inputs longer than `config.max_position_embeddings`, and for masks whose shape differs from the
-        input's.
+        Raises `ValueError` for inputs longer than `config.max_position_embeddings`, for masks whose shape differs from the
+        input's, and for the arguments of packed documents. It is also raised for other values than 0 and 1 in a mask, and for
+        `position_ids` that restart, but only on the CPU and not in a compiled model. A GPU takes any value but 0 for a 1.
         """
         if (input_ids is None) ^ (inputs_embeds is not None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
 
         input_shape = input_ids.shape if input_ids is not None else inputs_embeds.shape[:-1]
-        if attention_mask is not None:
-            if attention_mask.shape != input_shape:
-                raise ValueError(
-                    f"`attention_mask` must have the input's shape {tuple(input_shape)}, got"
-                    f" {tuple(attention_mask.shape)}. A Linformer has no n x n scores, so it takes only padding masks: 1 for"
-                    " a token, 0 for padding."
-                )
-            attention_mask = attention_mask.bool()
+        check_inputs(input_shape, attention_mask, position_ids, kwargs)
+        attention_mask = None if attention_mask is None else attention_mask.bool()
         device = input_ids.device if input_ids is not None else inputs_embeds.device
         tokens = self.make_tokens(input_shape, attention_mask, device)
         if tokens.seq_length > self.config.max_position_embeddings:
@@ -533,10 +567,8 @@ class LinformerModel(LinformerPreTrainedModel):
             position_ids = tokens.offset + torch.arange(input_shape[1], device=device).unsqueeze(0)
 
         def embed(rows):
-            inputs = (input_ids, token_type_ids, position_ids, inputs_embeds)
-            embedded = self.embeddings(*(None if rows_of is None else rows_of[:, rows] for rows_of in inputs))
-            # Padding is zeroed, so that nothing in it reaches a sum, not even NaN
-            return embedded if tokens.mask is None else embedded.masked_fill(~tokens.mask[:, rows, None], 0)
+            inputs = (input_ids, token_type_ids, position_ids, inputs_embeds, attention_mask)
+            return self.embeddings(*(None if rows_of is None else rows_of[:, rows] for rows_of in inputs))
 
         hidden_states = in_chunks(embed, tokens)
         # Layers may overwrite their input, as nothing else uses it, unless all hidden states are to be returned
@@ -631,7 +663,12 @@ class LinformerForMaskedLM(LinformerPreTrainedModel):
             if self.sparse_prediction and logits_to_keep is None:
                 logits_to_keep = labels != -100
         if logits_to_keep is not None:
-            kept = logits_to_keep if logits_to_keep.dim() == 2 else (slice(None), logits_to_keep)
+            kept = torch.as_tensor(logits_to_keep)
+            if kept.dim() != 1 and (kept.dim() != 2 or kept.dtype != torch.bool):
+                raise ValueError(
+                    f"`logits_to_keep` must be 1-d indices or a 2-d boolean mask, got {kept.dim()}-d {kept.dtype}."
+                )
+            kept = kept if kept.dim() == 2 else (slice(None), kept)
             sequence_output = sequence_output[kept]
             labels = None if labels is None else labels[kept]
         logits = self.lm_head(sequence_output)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from transformers import initialization as init
+from transformers.utils.generic import maybe_autocast
 
 
 def number_of_blocks(length, block_size):
@@ -380,7 +381,9 @@ class LinformerAttentionPoolProjection(LinformerMeanPoolProjection):
     def weigh(self, tokens, hidden_states, query, key):
         heads = torch.eye(self.num_heads, device=key.device).repeat_interleave(key.shape[-1] // self.num_heads, dim=1)
         directions = self.mean_query(tokens, hidden_states, query) * heads  # (b, h, d), 0 in the other heads' features
-        return self.weigh_scores(tokens, accumulable(key) @ directions.mT)
+        with maybe_autocast(key.device.type, enabled=False):
+            scores = accumulable(key) @ directions.mT
+        return self.weigh_scores(tokens, scores)
 
     def weigh_scores(self, tokens, scores):
         """Returns the `AttentionPoolWeights` that follow from the tokens' scores for the mean query, (b, n', h)."""
@@ -454,8 +457,9 @@ class LinformerAttentionPoolProjection(LinformerMeanPoolProjection):
         identity = nn.functional.pad(identity, (0, 0, 0, 1))
         (key_matrix, key_bias), (value_matrix, value_bias) = (self.matrix_and_bias(each(identity)) for each in (key, value))
         mean_query = self.mean_query(tokens, hidden_states, query).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        directions = (key_matrix @ mean_query.mT).squeeze(-1)  # W^T q, (b, h, d)
-        scores = [accumulable(hidden_states[:, chunk]) @ directions.mT for chunk in tokens.chunks()]
+        with maybe_autocast(key_matrix.device.type, enabled=False):
+            directions = (key_matrix @ mean_query.mT).squeeze(-1)  # W^T q, (b, h, d)
+            scores = [accumulable(hidden_states[:, chunk]) @ directions.mT for chunk in tokens.chunks()]
         weights = self.weigh_scores(tokens, torch.cat(scores, dim=1))
         pooled = tokens.sum(self.sum_in_chunks(hidden_states.unsqueeze(1), tokens, weights))
         key_rows, value_rows = (

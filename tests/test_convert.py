@@ -318,7 +318,7 @@ def test_what_is_left_out_is_said(tmp_path, caplog, monkeypatch):
         ("DistilBertForSequenceClassification", {}, {}, ["architectures", "ReLU", "encoder_only"]),
         ("DistilBertForMultipleChoice", {}, {}, ["architectures", "ReLU", "encoder_only"]),
         ("BertModel", {}, {"projected_dim": N + 1}, ["projected_dim", str(N + 1), "max_position_embeddings", str(N)]),
-        ("BertModel", {}, {"max_position_embeddings": 0}, ["projected_dim", "max_position_embeddings", "(0)"]),
+        ("BertModel", {}, {"max_position_embeddings": 0}, ["max_position_embeddings", "at least 1", "got 0"]),
         ("BertModel", {}, {"projection_type": "sum"}, ["projection_type", "'sum'", "mean_pool"]),
         ("BertModel", {}, {"projected_dim": [4, 4, 4]}, ["projected_dim", "[4, 4, 4]", "num_hidden_layers"]),
         ("ElectraModel", {"embedding_size": 32}, {}, ["model_type", "electra", "bert, roberta"]),

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import json
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ from hypothesis import strategies as st
 from naive_linformer import naive_forward
 from safetensors import safe_open
 from torch import nn
-from transformers import AutoModel, RobertaConfig, RobertaModel
+from transformers import AutoModel, DataCollatorWithFlattening, RobertaConfig, RobertaModel, Trainer, TrainingArguments
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.roberta import modeling_roberta
 
+import modeling_linformer
 from configuration_linformer import LinformerConfig
 from modeling_linformer import (
     LinformerForMaskedLM,
@@ -297,6 +300,44 @@ def test_what_stands_in_the_padding_is_never_read(projection_type, block_size):
     assert_equal(model(batch, attention_mask=mask).last_hidden_state[mask == 1], clean[mask == 1], 0)
 
 
+@types
+@with_and_without_blocks
+def test_what_stands_in_the_padding_gets_and_gives_no_gradient(projection_type, block_size):
+    # NaN times a gradient of 0 is NaN, too. One sequence is all padding.
+    model = make_model(LinformerForMaskedLM, projection_type=projection_type, block_size=block_size)
+    batch, mask = pad_right([make_ids(13), make_ids(7), make_ids(0)])
+    labels = batch.masked_fill(mask == 0, -100)
+    grads = []
+    for content in (0.0, torch.nan, torch.inf):
+        embedded = model.get_input_embeddings()(batch).masked_fill(mask[..., None] == 0, content)
+        model.zero_grad()
+        output = model(inputs_embeds=embedded, attention_mask=mask, labels=labels)
+        assert output.logits.isfinite().all()
+        output.loss.backward()
+        grads.append({name: p.grad.clone() for name, p in model.named_parameters()})
+    for name, grad in grads[0].items():
+        assert grad.isfinite().all(), name
+        assert torch.equal(grads[1][name], grad) and torch.equal(grads[2][name], grad), name
+
+
+@types
+@with_and_without_blocks
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("chunk_size", [0, 5])
+@pytest.mark.parametrize("content", [torch.nan, torch.inf])
+@torch.no_grad()
+def test_nan_stays_in_its_sequence(content, chunk_size, attention, projection_type, block_size):
+    config = {"projection_type": projection_type, "block_size": block_size, "attn_implementation": attention}
+    model = make_model(inference_chunk_size=chunk_size, **config)
+    batch, mask = pad_right([make_ids(13), make_ids(20, seed=1), make_ids(7)], N)
+    embedded = model.get_input_embeddings()(batch)
+    clean = model(inputs_embeds=embedded, attention_mask=mask).last_hidden_state
+    embedded[1, 4] = content
+    actual = model(inputs_embeds=embedded, attention_mask=mask).last_hidden_state
+    assert actual[1, :20].isnan().any()
+    assert torch.equal(actual[::2], clean[::2])
+
+
 def projection_of(**config):
     return make_model(**config).encoder.layer[0].attention.self.E
 
@@ -374,6 +415,42 @@ def test_a_window_far_below_the_others_keeps_its_weights():
     shifted[:, 0] += 500
     for actual, expected in zip(pooled_by_attention(pool, rows, tokens, shifted), wanted, strict=True):
         assert_equal(actual, expected, 1e-6)
+    # The same for a window that lies far below the others by itself
+    shifted = scores.clone()
+    shifted[:, pool.window_borders(tokens)[0, 2] : pool.window_borders(tokens)[0, 3]] -= 500
+    for actual, expected in zip(pooled_by_attention(pool, rows, tokens, shifted), wanted, strict=True):
+        assert_equal(actual, expected, 1e-4)
+
+
+@pytest.mark.parametrize("how", ["weights", "autocast"])
+@pytest.mark.parametrize("chunk_size", [None, 10])
+@torch.no_grad()
+def test_scores_for_the_mean_query_are_computed_in_float32(chunk_size, how):
+    # The largest product of a query and a key is about 260,000, four times what float16 holds, and a score that was rounded
+    # to float16 would be off by up to 32
+    sizes = {"hidden_size": 6, "max_position_embeddings": 60, "projected_dim": 7}
+    model = make_model(dtype=torch.float16 if how == "weights" else torch.float32, projection_type="attention_pool", **sizes)
+    attention = model.encoder.layer[0].attention.self
+    for linear in (attention.query, attention.key):
+        linear.weight.copy_(360 * torch.eye(6))
+        linear.bias.zero_()
+    rows = torch.randint(-1, 2, (2, 60, 6), generator=torch.Generator().manual_seed(0)).to(model.dtype)
+    rows[:, :, 1:] = torch.tensor([1.0, 0.5, 0.25, -1.0, 0.5])  # the mean query is large
+    tokens = Tokens((2, 60))
+    tokens.chunk_size = chunk_size
+    pool, modules = attention.E, (attention.query, attention.key, attention.value)
+    assert pool.can_pool_hidden_states(rows, tokens) is (chunk_size is not None)
+    exact = copy.deepcopy(attention).double()
+    wanted = pool.weigh(tokens, rows.double(), exact.query, exact.key(rows.double()))
+    with torch.autocast("cpu", torch.float16, enabled=how == "autocast"):
+        if chunk_size is None:
+            weights = pool.weigh(tokens, rows, attention.query, attention.key(rows))
+        else:
+            weights = pool.pool_hidden_states(rows, tokens, *modules)[2]
+    assert (exact.key(rows.double()) @ exact.query(rows.double()).mT).max() > 2 * torch.finfo(torch.float16).max
+    for actual, expected in zip(weights, wanted, strict=True):
+        assert actual.dtype == torch.float32
+        assert_equal(actual.double(), expected, 1e-2)
 
 
 # --- Full attention, where the projection changes nothing: RoBERTa and BERT ---
@@ -398,9 +475,10 @@ def make_identity(model):
 
 
 @functools.cache
-def roberta():
+def roberta(model_class=RobertaModel, **fields):
     sizes = {name: value for name, value in SIZES.items() if name not in ("projected_dim", "max_position_embeddings")}
-    model = RobertaModel(RobertaConfig(**sizes, max_position_embeddings=N + PAD + 1, layer_norm_eps=1e-5)).eval()
+    fields = {"layer_norm_eps": 1e-5, **sizes, **fields}
+    model = model_class(RobertaConfig(**fields, max_position_embeddings=N + PAD + 1)).eval()
     generator = torch.Generator().manual_seed(2)
     for parameter in model.parameters():
         parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
@@ -435,6 +513,101 @@ def test_identity_projections_equal_roberta(attention, sharing, projection_type)
     batch, mask = pad_right(SEQUENCES)
     output, wanted = (m(batch, attention_mask=mask).last_hidden_state for m in (model, roberta()))
     assert_equal(output[mask == 1], wanted[mask == 1], 1e-5)
+
+
+BATCH, MASK = pad_right([make_ids(9, seed=1), make_ids(5, seed=2)])
+CHOICES = {"input_ids": torch.stack([BATCH, BATCH.flip(0), BATCH]), "attention_mask": torch.stack([MASK, MASK.flip(0), MASK])}
+# One input per class, with labels
+HEAD_INPUTS = {
+    "Model": {},
+    "ForMaskedLM": {"labels": BATCH.masked_fill(MASK == 0, -100)},
+    "ForSequenceClassification": {"labels": torch.tensor([3, 1])},
+    "ForTokenClassification": {"labels": (BATCH % 4).masked_fill(MASK == 0, -100)},
+    "ForQuestionAnswering": {},  # the loss depends on what its logits are in the padding
+    "ForMultipleChoice": {**CHOICES, "labels": torch.tensor([0, 1, 1])},
+}
+HEAD_INPUTS = {head: {"input_ids": BATCH, "attention_mask": MASK, **inputs} for head, inputs in HEAD_INPUTS.items()}
+for _inputs in HEAD_INPUTS.values():
+    # The first sequence is a pair of texts, whose second one may have several types
+    _inputs["token_type_ids"] = (torch.arange(9) // 3).expand_as(_inputs["input_ids"])
+heads = pytest.mark.parametrize("head", HEAD_INPUTS)
+
+
+def as_robertas_head(head, **fields):
+    """
+    Returns RoBERTa with a head, and the Linformer that equals it: it has the same weights and as many windows as tokens.
+    """
+    fields = {"num_labels": 2 if head == "ForQuestionAnswering" else 4, "type_vocab_size": 3, **fields}
+    source = roberta(getattr(modeling_roberta, f"Roberta{head}"), **fields)
+    config = LinformerConfig(**{**SIZES, "layer_norm_eps": 1e-5, **fields, "projected_dim": N, "projection_type": "mean_pool"})
+    model = getattr(modeling_linformer, f"Linformer{head}")(config).eval()
+    weights = {name.replace("roberta.", "linformer."): value for name, value in source.state_dict().items()}
+    if head == "ForMultipleChoice":
+        source.dropout.p = fields.get("classifier_dropout", source.dropout.p)  # BERT has this dropout, but RoBERTa lacks it
+        weights = {name.replace("classifier.", "choice_classifier."): value for name, value in weights.items()}
+    prefix = "" if head == "Model" else "linformer."
+    positions = f"{prefix}embeddings.position_embeddings.weight"
+    weights[positions] = weights[positions][PAD + 1 :]
+    model.load_state_dict(weights)
+    return source, model
+
+
+def assert_same_outputs(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for name, values in ours.items():
+        is_token = MASK == 1 if values.shape[:2] == MASK.shape else ...
+        assert_equal(values[is_token], theirs[name][is_token], 1e-5)
+
+
+@heads
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"hidden_act": "relu"},
+        {"layer_norm_eps": 0.5},
+        {"hidden_dropout_prob": 1.0},
+        {"attention_probs_dropout_prob": 1.0},
+        {"attention_probs_dropout_prob": 1.0, "attn_implementation": "eager"},
+        {"classifier_dropout": 1.0},
+        {"hidden_dropout_prob": 1.0, "classifier_dropout": 0.0},
+        {"tie_word_embeddings": False},
+    ],
+    ids=str,
+)
+@torch.no_grad()
+def test_fields_and_heads_are_those_of_roberta(fields, head):
+    # With a probability of 1, a dropout leaves nothing to chance: while training, it gives 0
+    source, model = as_robertas_head(head, **fields)
+    inputs = HEAD_INPUTS[head]
+    assert_same_outputs(model(**inputs), source(**inputs))
+    assert_same_outputs(model.train()(**inputs), source.train()(**inputs))
+    source.eval()
+
+
+@heads
+@torch.no_grad()
+def test_every_head_passes_on_every_input(head):
+    model = as_robertas_head(head)[1]
+    inputs = dict(HEAD_INPUTS[head])
+    inputs["position_ids"] = torch.randint(1, N, inputs["input_ids"].shape, generator=torch.Generator().manual_seed(0))
+    wanted = model(**inputs)
+    # What is added to an embedding gives the same as what is looked up; and what stands in the padding does not matter
+    embeddings, is_token = model.base_model.embeddings, inputs["attention_mask"] == 1
+    types, positions = embeddings.token_type_embeddings.weight, embeddings.position_embeddings.weight
+    embedded = embeddings.word_embeddings(inputs.pop("input_ids")) + types[inputs.pop("token_type_ids")] - types[0]
+    embedded = embedded + positions[inputs.pop("position_ids")] - positions[:9]
+    assert_same_outputs(model(inputs_embeds=embedded.masked_fill(~is_token[..., None], 9.0), **inputs), wanted)
+
+
+def test_both_dropouts_of_the_classification_head():
+    model = make_model(LinformerForSequenceClassification, classifier_dropout=0.5, num_labels=4).train()
+    head, features = model.classifier, torch.randn(5, 1, 30, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    logits = head(features)
+    torch.manual_seed(0)
+    x = nn.functional.dropout(features[:, 0], 0.5)
+    x = nn.functional.dropout(head.dense(x).tanh(), 0.5)
+    assert_equal(logits, head.out_proj(x), 1e-6)
 
 
 @pytest.mark.parametrize("projection_type", POOLS)
@@ -524,6 +697,73 @@ def test_bad_inputs(inputs, message):
 
 
 @pytest.mark.parametrize(
+    "mask, value",
+    [
+        ([[0.0, 0.0, -torch.inf], [0.0, 0.0, 0.0]], "-inf"),
+        ([[0.0, 0.0, torch.finfo(torch.float16).min], [0.0, 0.0, 0.0]], "-65504.0"),
+        ([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]], "only 0.0"),  # added to scores, it would mask nothing
+        ([[1.0, 1.0, torch.nan], [1.0, 1.0, 1.0]], "nan"),
+        ([[1.0, 0.5, 0.0], [1.0, 1.0, 1.0]], "0.5"),
+        ([[1, 1, 2], [1, 1, 1]], "2"),
+        ([[0, 0, -10000], [0, 0, 0]], "-10000"),
+    ],
+)
+def test_masks_of_other_values_are_refused(mask, value):
+    with pytest.raises(ValueError, match=rf"`attention_mask` must be 1 .* got {value}\. .*`mask == 0`"):
+        make_model()(make_ids(2, 3), attention_mask=torch.tensor(mask))
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int32, torch.int64, torch.float16, torch.float32])
+@torch.no_grad()
+def test_a_mask_of_0_and_1_may_have_any_dtype(dtype):
+    model = make_model()
+    batch, mask = pad_right(SEQUENCES)
+    assert torch.equal(model(batch, attention_mask=mask.to(dtype))[0], model(batch, attention_mask=mask)[0])
+    if not dtype.is_floating_point:  # a batch of padding, as processes with nothing left to do may get
+        assert model(batch, attention_mask=torch.zeros_like(mask, dtype=dtype))[0].isfinite().all()
+
+
+@pytest.mark.parametrize("asked", [{}, {"return_flash_attn_kwargs": True}, {"return_seq_idx": True}], ids=str)
+def test_packed_documents_are_refused(asked):
+    packed = DataCollatorWithFlattening(**asked)([{"input_ids": make_ids(size).tolist()} for size in (5, 1, 7)])
+    model = make_model(LinformerForMaskedLM)
+    names = set(packed) - {"input_ids", "labels"}
+    assert ("cu_seq_lens_q" in names, "seq_idx" in names) == ("return_flash_attn_kwargs" in asked, "return_seq_idx" in asked)
+    for name in names:
+        with pytest.raises(ValueError, match=rf"`{name}` .*several documents.*mix.*DataCollatorWithPadding"):
+            model(packed["input_ids"], **{name: packed[name]})
+
+
+@torch.no_grad()
+def test_position_ids_that_do_not_restart_are_taken():
+    model, batch = make_model(), make_ids(2, 9)
+    mask = (torch.arange(9) < torch.tensor([[9], [4]])).long()
+    counted = torch.arange(9).expand(2, -1)
+    wanted = model(batch, attention_mask=mask).last_hidden_state[mask == 1]
+    for position_ids in (counted, counted * mask, counted * mask + 3 * (1 - mask)):
+        output = model(batch, attention_mask=mask, position_ids=position_ids).last_hidden_state
+        assert_equal(output[mask == 1], wanted, 1e-6)
+    others = [counted.flip(1), torch.zeros_like(counted), (counted - 4).clamp(min=0), counted + 2]
+    for position_ids in (*others, torch.tensor([[0, 3, 7, 0, 2, 5, 5, 0, 1]])):
+        assert model(batch, position_ids=position_ids).last_hidden_state.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "logits_to_keep, got",
+    [
+        (torch.ones(2, 5, dtype=torch.long), "2-d torch.int64"),
+        (torch.ones(2, 5), "2-d torch.float32"),
+        (torch.ones(2, 5, 1, dtype=torch.bool), "3-d torch.bool"),
+        (torch.tensor(3), "0-d torch.int64"),
+        (3, "0-d torch.int64"),
+    ],
+)
+def test_logits_to_keep_is_refused_where_it_could_mean_anything(logits_to_keep, got):
+    with pytest.raises(ValueError, match=rf"`logits_to_keep` must be 1-d indices.*boolean mask, got {got}\."):
+        make_model(LinformerForMaskedLM)(make_ids(2, 5), logits_to_keep=logits_to_keep)
+
+
+@pytest.mark.parametrize(
     "fields, named",
     [
         ({"projected_dim": 25}, ["projected_dim", "25", "max_position_embeddings", "24"]),
@@ -548,6 +788,23 @@ def test_bad_inputs(inputs, message):
         ({"far_token_limit": 5, "projection_type": "mean_pool"}, ["far_token_limit", "at least", "(6)", "got 5"]),
         ({"classifier_pooling": "max"}, ["classifier_pooling", "'max'", "cls", "mean"]),
         ({"projection_type": "mean_pool", "projected_dim": 1}, ["projected_dim", "mean_pool", "from 2", "got 1"]),
+        ({"hidden_act": "swishh"}, ["`hidden_act`", "'swishh'", "gelu", "relu", "silu"]),
+        ({"initializer_range": -0.1}, ["`initializer_range`", "at least 0", "got -0.1"]),
+        ({"layer_norm_eps": -1e-5}, ["`layer_norm_eps`", "at least 0", "got -1e-05"]),
+        ({"layer_norm_eps": float("nan")}, ["`layer_norm_eps`", "at least 0", "got nan"]),
+        ({"pad_token_id": VOCAB}, ["`pad_token_id`", f"`vocab_size` ({VOCAB})", f"got {VOCAB}"]),
+        ({"num_attention_heads": -3}, ["`num_attention_heads`", "at least 1", "got -3"]),
+        *(
+            ({name: 0}, [f"`{name}`", "at least 1", "got 0"])
+            for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        ),
+        ({"max_position_embeddings": 0}, ["`max_position_embeddings`", "at least 1", "got 0"]),
+        ({"type_vocab_size": 0}, ["`type_vocab_size`", "at least 1", "got 0"]),
+        *(
+            ({name: value}, [f"`{name}`", "from 0 to 1", f"got {value}"])
+            for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+            for value in (-0.1, 1.5, float("nan"))
+        ),
     ],
     ids=str,
 )
@@ -556,11 +813,29 @@ def test_contradictions_are_refused(fields, named):
         LinformerConfig(**{**SIZES, **fields})
     for text in named:
         assert text in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_poolings_take_a_k_per_layer_whatever_the_sharing():
     config = LinformerConfig(**{**SIZES, "projected_dim": [8, 4], "projection_type": "max_pool"})
     assert config.projected_dims == [8, 4]
+
+
+def test_defaults_are_those_of_roberta_and_the_paper():
+    ours, theirs = LinformerConfig().to_dict(), RobertaConfig().to_dict()
+    own = {
+        "model_type": "linformer",
+        "projected_dim": 256,
+        "projection_sharing": "layerwise",
+        "projection_type": "linear",
+        "block_size": 0,
+        "far_token_limit": None,
+        "sparse_prediction": False,
+        "inference_chunk_size": 512,
+        "classifier_pooling": "cls",
+        "auto_map": LinformerConfig().auto_map,
+    }
+    assert ours == {name: value for name, value in theirs.items() if name in ours} | own
 
 
 # --- Attention weights and masks ---
@@ -728,7 +1003,105 @@ def test_only_the_wanted_positions_are_scored():
     assert_equal(model(input_ids, labels=labels, logits_to_keep=indices).loss, loss, 1e-5)
 
 
+@pytest.mark.parametrize("with_kept", [False, True])
+def test_sparse_prediction_scores_the_labelled_tokens_alone(with_kept):
+    dense, sparse = (make_model(LinformerForMaskedLM, sparse_prediction=sparse) for sparse in (False, True))
+    input_ids, mask = pad_right([make_ids(9), make_ids(5)])
+    labels = torch.full_like(input_ids, -100)
+    labels[0, 0], labels[0, 4], labels[1, 2], labels[1, 4] = 0, 7, 0, VOCAB - 1  # 0 is a token like any other
+    whole, output = (model(input_ids, attention_mask=mask, labels=labels) for model in (dense, sparse))
+    assert_equal(output.logits, whole.logits[labels != -100], 1e-5)
+    assert_equal(output.loss, whole.loss, 1e-6)
+    # Without labels, and with positions to keep, the configuration changes nothing
+    kept = {"logits_to_keep": torch.tensor([4, 0])} if with_kept else {}
+    inputs = {"input_ids": input_ids, "attention_mask": mask, "labels": labels if with_kept else None, **kept}
+    whole, output = (model(**inputs) for model in (dense, sparse))
+    assert output.logits.shape == (2, 2 if with_kept else 9, VOCAB)
+    assert_equal(output.logits, whole.logits, 1e-6)
+
+
+@pytest.mark.parametrize("chunk_size", [0, 4])
+def test_feed_forward_goes_in_chunks(chunk_size):
+    model, sizes = make_model(chunk_size_feed_forward=chunk_size), []
+    model.encoder.layer[0].intermediate.register_forward_hook(lambda module, args, output: sizes.append(output.shape[1]))
+    input_ids = make_ids(2, 12)
+    output = model(input_ids).last_hidden_state
+    assert sizes == ([4, 4, 4] if chunk_size else [12])
+    assert_equal(output, make_model()(input_ids).last_hidden_state, 1e-5)
+
+
 # --- Weights ---
+
+
+@sharings
+@types
+def test_new_weights_have_the_initial_range(sharing, projection_type):
+    torch.manual_seed(0)
+    config = {**SIZES, "vocab_size": 500, "initializer_range": 0.3, "hidden_size": 60, "intermediate_size": 90}
+    config |= {"projection_type": projection_type, "projection_sharing": sharing}
+    model = LinformerForMaskedLM(LinformerConfig(**config))
+    assert_equal(model.get_input_embeddings().weight[PAD], torch.zeros(60), 0)
+    for name, parameter in model.named_parameters():
+        if ".E." in name or ".F." in name:
+            continue  # these have a test of their own
+        if name.endswith("bias"):
+            assert not parameter.any(), name
+        elif "norm" in name.lower():
+            assert (parameter == 1).all(), name
+        else:
+            # There are at least 120 numbers in each, with which the standard deviation is known to 7 %
+            assert parameter.std().item() == pytest.approx(0.3, rel=0.25), name
+
+
+@pytest.mark.parametrize("pad_token_id", [PAD, None])
+def test_the_embedding_of_padding_is_not_trained(pad_token_id):
+    model = make_model(pad_token_id=pad_token_id)
+    model(torch.tensor([[3, PAD, 4]])).last_hidden_state.square().sum().backward()  # even where it is read
+    grad = model.embeddings.word_embeddings.weight.grad
+    assert [bool(grad[token].any()) for token in (2, 3, 4, PAD)] == [False, True, True, pad_token_id is None]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_word_embeddings_are_tied_if_asked_for(tmp_path, tied):
+    model = make_model(LinformerForMaskedLM, tie_word_embeddings=tied)
+    assert (model.lm_head.decoder.weight is model.get_input_embeddings().weight) is tied
+    model.save_pretrained(tmp_path)
+    loaded = LinformerForMaskedLM.from_pretrained(tmp_path)
+    assert (loaded.lm_head.decoder.weight is loaded.get_input_embeddings().weight) is tied
+    batch = make_ids(2, 9)
+    assert torch.equal(loaded(batch).logits, model(batch).logits)
+
+
+def test_a_foreign_auto_map_is_never_saved(tmp_path):
+    def saved():
+        return json.loads((tmp_path / "config.json").read_text())["auto_map"]
+
+    own = LinformerConfig().auto_map
+    foreign = {name: f"stranger/code--evil.{reference.split('.')[1]}" for name, reference in own.items()}
+    foreign |= {"AutoModel": "evil.LinformerModel", "AutoModelForCausalLM": "evil.Evil"}
+    config = LinformerConfig(**SIZES, auto_map=foreign, architectures=["Evil"])
+    assert config.auto_map == foreign  # it may be needed to load the model
+    config.save_pretrained(tmp_path)
+    assert saved() == own
+    for wrong in (foreign, None):
+        model = LinformerForSequenceClassification(LinformerConfig(**SIZES, auto_map=wrong))
+        model.save_pretrained(tmp_path)
+        assert saved() == own
+    # The code that was published may be a stranger's today
+    (tmp_path / "config.json").write_text(json.dumps({**model.config.to_dict(), "auto_map": foreign}))
+    model = LinformerModel.from_pretrained(tmp_path)
+    assert model.config.auto_map == foreign
+    model.save_pretrained(tmp_path)
+    assert saved() == own
+    assert model.config.to_diff_dict()["auto_map"] == own and json.loads(model.config.to_json_string())["auto_map"] == own
+
+
+def test_a_class_that_inherits_from_a_head_names_its_own_code(tmp_path):
+    class OwnConfig(LinformerConfig):
+        _own_auto_map = {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}
+
+    OwnConfig(**SIZES).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["auto_map"] == OwnConfig._own_auto_map
 
 
 @sharings
@@ -811,9 +1184,6 @@ def test_initial_convolution_is_mean_pooling():
 # --- Losses ---
 
 
-BATCH, MASK = pad_right([make_ids(9, seed=1), make_ids(5, seed=2)])
-
-
 @pytest.mark.parametrize(
     "num_labels, labels, loss_function",
     [
@@ -870,11 +1240,26 @@ def test_question_answering_loss():
     assert_equal(output.loss, sum(losses) / 2, 1e-6)
 
 
+@pytest.mark.parametrize(
+    "model_class, accepts",
+    [
+        (LinformerForMaskedLM, True),
+        (LinformerForTokenClassification, True),
+        (LinformerForSequenceClassification, False),
+        (LinformerForMultipleChoice, False),
+        (LinformerForQuestionAnswering, False),
+    ],
+)
+def test_trainer_divides_the_loss_where_the_model_does_not(tmp_path, model_class, accepts):
+    # Where the loss is not divided by `num_items_in_batch`, Trainer has to average it over the batches that it accumulates
+    args = TrainingArguments(tmp_path, report_to="none", use_cpu=True)
+    assert Trainer(make_model(model_class), args).model_accepts_loss_kwargs is accepts
+
+
 def test_multiple_choice_loss():
     model = make_model(LinformerForMultipleChoice)
-    choices, mask = torch.stack([BATCH, BATCH.flip(0), BATCH]), torch.stack([MASK, MASK.flip(0), MASK])
-    labels = torch.tensor([0, 1, 1])
-    output = model(choices, attention_mask=mask, labels=labels)
+    labels = HEAD_INPUTS["ForMultipleChoice"]["labels"]
+    output = model(**CHOICES, labels=labels)
     assert output.logits.shape == (3, 2)
     assert_equal(output.logits[0], output.logits[1].flip(0), 1e-6)
     assert_equal(output.loss, nn.functional.cross_entropy(output.logits, labels), 1e-6)

@@ -202,7 +202,7 @@ def test_overrides_of_a_checkpoint(finished_run, text_file, tmp_path):
     model = (f"--model_name_or_path={finished_run[0]}", "--max_steps=1")
     mlm.main(arguments(text_file, tmp_path / "out", *model, "--config_overrides=hidden_dropout_prob=0.3"))
     assert json.loads((tmp_path / "out" / "config.json").read_text())["hidden_dropout_prob"] == 0.3
-    message = "weights have other sizes: keep --config_overrides intermediate_size=31 to fields that have no weights"
+    message = "weights have other sizes .*: keep --config_overrides intermediate_size=31 to fields that have no weights"
     with pytest.raises(UsageError, match=message):
         mlm.main(arguments(text_file, tmp_path / "other", *model, "--config_overrides=intermediate_size=31"))
 
@@ -235,7 +235,7 @@ def test_wikitext(tmp_path):
         ("text", ("--config_overrides=projekted_dim=3",), "no field 'projekted_dim'. Did you mean projected_dim?"),
         ("text", ("--config_overrides=projected_dim=1024",), "`projected_dim` must be from 1 to"),
         ("text", ("--config_overrides=hidden_size",), "not of the form name=value"),
-        ("text", ("--text_column=words",), "--text_column words: the train data has only text"),
+        ("text", ("--text_column=words",), "--text_column words: the train data has only 'text'"),
         ("text", ("--text_column", "a", "b"), "--text_column a b: pairs are not packed; give --line_by_line too"),
         ("text", ("--text_column", "a", "b", "c"), "--text_column takes one column, or two for a pair, not 3"),
         ("text", ("--model_name_or_path=/no/such/folder",), "--model_name_or_path /no/such/folder: "),

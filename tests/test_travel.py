@@ -26,10 +26,11 @@ ALLOWED = re.compile(
     r"""
     __all__ | NotImplementedError | ValueError | any | bool | dict | float | getattr | int | isinstance | len | list | max
     | min | property | range | set | slice | staticmethod | str | sum | super | tuple
-    | collections\.abc\.Callable | math\.lcm | typing\.NamedTuple | dataclasses\.field | huggingface_hub\.dataclasses\.strict
-    | torch\.(LongTensor | Tensor | arange | bool | cat | compiler\.is_compiling | empty | eye | finfo | float32 | full | inf
-        | is_grad_enabled | long | matmul | no_grad | ones | ones_like | promote_types | tanh | tensor | where | zeros
-        | zeros_like)
+    | collections\.abc\.Callable | math\.(inf | lcm) | typing\.NamedTuple | dataclasses\.field
+    | huggingface_hub\.dataclasses\.strict
+    | torch\.(BoolTensor | LongTensor | Tensor | arange | as_tensor | bool | cat | compiler\.is_compiling | empty | eye | finfo
+        | float32 | full | inf | is_grad_enabled | long | matmul | no_grad | ones | ones_like | promote_types | tanh | tensor
+        | where | zeros | zeros_like)
     | torch\.distributed\._functional_collectives\.(all_reduce | wait_tensor)
     | torch\.nn\.([A-Z]\w+ | functional\.\w+)
     | transformers\.(
@@ -42,7 +43,8 @@ ALLOWED = re.compile(
         | processing_utils\.Unpack
         | pytorch_utils\.apply_chunking_to_forward
         | utils\.(TransformersKwargs | auto_docstring)
-        | utils\.generic\.(can_return_tuple | merge_with_config_defaults)
+        | utils\.generic\.(can_return_tuple | maybe_autocast | merge_with_config_defaults)
+        | utils\.import_utils\.is_tracing
         | utils\.output_capturing\.capture_outputs
     )
     | \.configuration_linformer\.LinformerConfig

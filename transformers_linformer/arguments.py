@@ -2,37 +2,179 @@
 # SPDX-License-Identifier: Apache-2.0
 """The arguments that several commands share, and how a command reads them, logs, and reports errors."""
 
-import os
+import enum
+import json
 import sys
-from dataclasses import dataclass, field
+import types
+import typing
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 
 import datasets
 import transformers
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, TrainingArguments
 
-from .errors import UsageError, first_line
+from .errors import UsageError, did_you_mean, file_error
+
+
+# Of all other metrics more is better
+LESS_IS_BETTER = ("loss", "mse", "perplexity")
+# The least values of arguments that transformers does not check
+LEAST = {
+    "seed": 0,
+    "learning_rate": 0,
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "num_train_epochs": 0,
+    "early_stopping_patience": 1,
+}
+
+
+class OneLineParser(HfArgumentParser):
+    """A parser that raises `UsageError` for arguments that it cannot read."""
+
+    def error(self, message):
+        raise UsageError(message)
 
 
 def parse_arguments(argv, argument_classes, description):
     """Returns instances of the dataclasses, filled from the command line or from a single .json file."""
-    parser = HfArgumentParser(argument_classes, description=description)
-    if len(argv) == 1 and argv[0].endswith(".json"):
-        if not os.path.isfile(argv[0]):
-            raise UsageError(f"there is no file {argv[0]}.")
-        try:
-            return parser.parse_json_file(json_file=argv[0])
-        except ValueError as error:
-            raise UsageError(f"{argv[0]}: {first_line(error)}") from error
-    return parser.parse_args_into_dataclasses(argv)
+    parser = OneLineParser(argument_classes, description=description)
+    file = argv[0] if len(argv) == 1 and argv[0].endswith(".json") else None
+    try:
+        if file is not None:
+            parsed = parser.parse_dict(read_arguments_file(file, argument_classes))
+        else:
+            *parsed, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+            if unknown:
+                names = [f"--{each.name}" for arguments in argument_classes for each in fields(arguments)]
+                word = next((word for word in unknown if word.startswith("--")), unknown[0]).partition("=")[0]
+                raise UsageError(f"there is no argument {word}.{did_you_mean(word.replace('-', '_'), names)}")
+    except ValueError as error:
+        raise UsageError(("" if file is None else f"{file}: ") + " ".join(str(error).split())) from error
+    for arguments in parsed:
+        if isinstance(arguments, TrainingArguments):
+            check_numbers(arguments)
+    return tuple(parsed)
+
+
+def read_arguments_file(path, argument_classes):
+    """
+    Returns the arguments in a file of JSON as a dictionary.
+
+    Raises `UsageError` if the file cannot be read, and for an argument that does not exist, has a value of another type,
+    or is missing. A single value is taken for a list of one; null stands for the default.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', error)}.") from error
+    if not isinstance(content, dict):
+        raise UsageError(f'{path} must be of the form {{"output_dir": "out", "do_train": true}}.')
+    known = {each.name: (each, hints[each.name]) for hints, each in typed_fields(argument_classes)}
+    arguments = {}
+    for name, value in content.items():
+        if name not in known:
+            raise UsageError(f"{path}: there is no argument {name}.{did_you_mean(name, known)}")
+        argument, hint = known[name]
+        if value is None:
+            continue
+        if not fits(value, hint) and fits([value], hint):
+            value = [value]
+        choices = argument.metadata.get("choices")
+        if not fits(value, hint):
+            raise UsageError(f"{path}: {name} is {json.dumps(value)}; it must be {in_words(hint)}.")
+        if choices and not set(value if isinstance(value, list) else [value]) <= set(choices):
+            raise UsageError(f"{path}: {name} is {json.dumps(value)}; it must be one of {', '.join(choices)}.")
+        arguments[name] = value
+    for name, (argument, _) in known.items():
+        if name not in arguments and argument.default is MISSING and argument.default_factory is MISSING:
+            raise UsageError(f"{path}: {name} is missing.")
+    return arguments
+
+
+def typed_fields(argument_classes):
+    """Yields the type hints of each dataclass with each of its fields."""
+    for arguments in argument_classes:
+        hints = typing.get_type_hints(arguments)
+        yield from ((hints, each) for each in fields(arguments) if each.init)
+
+
+# What the types of arguments are called in JSON
+IN_WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a string", dict: "an object"}
+
+
+def fits(value, hint):
+    """Whether a value from a file of JSON has the type of a dataclass's field."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, part) for part in parts)
+    if origin is list:
+        return isinstance(value, list) and all(fits(each, parts[0]) for each in value)
+    if origin is typing.Literal:
+        return value in parts
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return value in [each.value for each in hint]
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, origin or hint) and (hint is bool) == isinstance(value, bool)
+
+
+def in_words(hint):
+    """Returns the name of the type of a field."""
+    origin, parts = typing.get_origin(hint), [part for part in typing.get_args(hint) if part is not types.NoneType]
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(map(in_words, parts)))
+    if origin is list:
+        return f"a list, each {in_words(parts[0])}"
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return f"one of {', '.join(each.value for each in hint)}"
+    return IN_WORDS.get(origin or hint, str(hint))
+
+
+def check_numbers(training_args):
+    """Raises `UsageError` for numbers that no training can have."""
+    for name, least in LEAST.items():
+        value = getattr(training_args, name, None)
+        if value is not None and not value >= least:
+            raise UsageError(f"--{name} is {value}; it must be at least {least}.")
+    if training_args.seed >= 2**32:
+        raise UsageError(f"--seed is {training_args.seed}; it must be less than 2**32.")
+
+
+def check_best_metric(training_args, names):
+    """
+    Sets whether more or less of `--metric_for_best_model` is better.
+
+    Raises `UsageError` if it is neither the loss nor among the `names` of the metrics that an evaluation gives.
+    """
+    if training_args.metric_for_best_model is None:
+        return
+    name, names = training_args.metric_for_best_model.removeprefix("eval_"), [*names, "loss"]
+    if name not in names:
+        raise UsageError(f"--metric_for_best_model {name} is none of {', '.join(names)}.{did_you_mean(name, names)}")
+    training_args.metric_for_best_model = name
+    training_args.greater_is_better = name not in LESS_IS_BETTER
 
 
 def run_command(main):
-    """Runs `main` with the arguments of the command line. A `UsageError` ends the process with its one line."""
+    """
+    Runs `main` with the arguments of the command line.
+
+    A `UsageError`, and an error of reading or writing files, ends the process with one line.
+    """
     try:
         main(sys.argv[1:])
     except UsageError as error:
-        sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")
+        message = str(error)
+    except Exception as error:
+        message = file_error(error)
+        if message is None:
+            raise
+    else:
+        return
+    sys.exit(f"{Path(sys.argv[0]).name}: error: {message}")
 
 
 def set_up_logging(training_args):

@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which checkpoint a run goes on from, and whether it holds the model that is to be trained."""
 
+import hashlib
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -14,41 +16,84 @@ from .errors import UsageError
 
 logger = transformers.utils.logging.get_logger("transformers.linformer.checkpoints")
 
+CHECKSUMS = "checksums.json"
+# Trainer resumes without some of these, but then ends with other weights
+NEEDED = {"config.json", "optimizer.pt", "scheduler.pt", "trainer_state.json"}
 
-def is_complete(checkpoint):
-    """Whether all files of a checkpoint, given as a `Path`, were written to their end."""
+
+def checksum(path):
+    """Returns the SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path, content):
+    """Writes a file of JSON so that, whenever the process is killed, the file is the old one or the new one."""
+    unfinished = path.with_name(f"{path.name}.tmp")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def write_checksums(checkpoint):
+    """Writes the checksums of all files of a checkpoint, given as a `Path`, beside them."""
+    files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and CHECKSUMS not in path.name]
+    write_json(checkpoint / CHECKSUMS, {path.relative_to(checkpoint).as_posix(): checksum(path) for path in files})
+
+
+def is_complete(checkpoint, with_best=False):
+    """
+    Whether a checkpoint, given as a `Path`, has all files that resuming needs, as they were written.
+
+    Without a file of checksums, which `LinformerTrainer` writes last, only the structure of the files is checked. With
+    `with_best`, the best checkpoint of the run so far has to be complete too, as its weights will be loaded at the end.
+    """
     try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))  # the last file that Trainer writes
-        json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-        weights = list(checkpoint.glob("*.safetensors"))
-        for path in weights:
-            with safetensors.safe_open(path, framework="pt"):  # compares the file's length with its header
-                pass
-        pickled = [*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")]
-        for path in pickled:
-            with zipfile.ZipFile(path) as archive:
-                if archive.testzip() is not None:
-                    return False
-        return bool(weights) and {"optimizer.pt", "scheduler.pt"} <= {path.name for path in pickled}
-    except (OSError, ValueError, zipfile.BadZipFile, safetensors.SafetensorError):
+        names = {path.name for path in checkpoint.iterdir()}
+        if not NEEDED <= names or not all(any(checkpoint.glob(each)) for each in ("*.safetensors", "rng_state*.pth")):
+            return False
+        if CHECKSUMS in names:
+            expected = json.loads((checkpoint / CHECKSUMS).read_text(encoding="utf-8"))
+            if any(checksum(checkpoint / name) != value for name, value in expected.items()):
+                return False
+        elif not has_sound_files(checkpoint):
+            return False
+        best = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["best_model_checkpoint"]
+        if not with_best or best is None or Path(best).name == checkpoint.name:
+            return True
+        return is_complete(checkpoint.parent / Path(best).name)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, safetensors.SafetensorError):
         return False
 
 
-def last_complete_checkpoint(output_dir):
+def has_sound_files(checkpoint):
+    """Whether the files of a checkpoint can be read to their end. May raise what `is_complete` catches."""
+    for path in checkpoint.glob("*.json"):
+        json.loads(path.read_text(encoding="utf-8"))
+    for path in checkpoint.glob("*.safetensors"):
+        with safetensors.safe_open(path, framework="pt"):  # compares the file's length with its header
+            pass
+    for path in (*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")):
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                return False
+    return True
+
+
+def last_complete_checkpoint(output_dir, with_best=False):
     """Returns the path of the newest complete checkpoint in the folder, or None. Warns of newer ones that are not."""
     found = [path for path in Path(output_dir).glob("checkpoint-*") if path.name.split("-")[-1].isdigit()]
     for checkpoint in sorted(found, key=lambda path: int(path.name.split("-")[-1]), reverse=True):
-        if is_complete(checkpoint):
+        if is_complete(checkpoint, with_best):
             return str(checkpoint)
-        logger.warning(f"{checkpoint} was written only in part, so it is passed over.")
+        logger.warning(f"{checkpoint} was written only in part, or is damaged, so it is passed over.")
     return None
 
 
-def checkpoint_to_resume(output_dir, named=None):
+def checkpoint_to_resume(output_dir, named=None, with_best=False):
     """Returns the checkpoint that the user named, or else the last complete one in the output folder, or None."""
-    if named is not None and not is_complete(Path(named)):
+    if named is not None and not is_complete(Path(named), with_best):
         raise UsageError(f"--resume_from_checkpoint {named} is no complete checkpoint. Leave it out to take the last one.")
-    return named or last_complete_checkpoint(output_dir)
+    return named or last_complete_checkpoint(output_dir, with_best)
 
 
 def check_same_model(config, folder, vocab_size):

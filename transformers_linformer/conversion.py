@@ -17,7 +17,7 @@ import modeling_linformer
 from configuration_linformer import LinformerConfig
 from modeling_linformer.projections import LinformerLinearProjection
 
-from .loading import max_input_length, with_subfolder
+from .loading import check_finite, load_weights, max_input_length, with_subfolder
 
 
 logger = transformers.utils.logging.get_logger("transformers.linformer.conversion")
@@ -253,20 +253,14 @@ def carried_fields(config):
 
 
 def load_source(name, config, class_name, hub_kwargs):
-    """Loads the model of a checkpoint. Warns of tensors that are left out, and raises `ValueError` if some are missing."""
+    """Returns the model of a checkpoint, see `load_weights`. Raises `ValueError` if a part of its head is missing, too."""
     source_class = AutoModel if class_name is None else getattr(transformers, class_name)
-    source, info = source_class.from_pretrained(name, config=config, dtype="auto", output_loading_info=True, **hub_kwargs)
-    class_name = type(source).__name__
-    if info["unexpected_keys"]:
-        left_out = ", ".join(sorted(info["unexpected_keys"]))
-        logger.warning(f"These tensors are left out, as a {class_name} has no place for them: {left_out}")
-    missing = set(info["missing_keys"])
-    if {key.split(".")[0] for key in missing} == {"pooler"}:  # as in the checkpoint of a masked-LM model
-        source.pooler = None
-    elif missing:
+    source, missing, other_sizes = load_weights(source_class, name, config, dtype="auto", **hub_kwargs)
+    if missing or other_sizes:
         raise ValueError(
-            f"{name} lacks weights of a {class_name}, which would be random: {', '.join(sorted(missing))}. Convert the"
-            " encoder alone, with encoder_only=True (--encoder_only)."
+            f"{name} lacks weights of a {type(source).__name__}, which would be random:"
+            f" {', '.join(sorted(missing | other_sizes.keys()))}. Convert the encoder alone, with encoder_only=True"
+            " (--encoder_only)."
         )
     return source
 
@@ -305,7 +299,7 @@ def make_linformer(target_class, config, state):
     Returns a Linformer of the class `target_class` with the tensors of `state`, in their dtype.
 
     The tensors' names are those of a model with a head, even if `target_class` is `LinformerModel`. If `state` lacks E and
-    F, they start as mean pooling. Raises `ValueError` if any tensor is left over, missing, or of another shape.
+    F, they start as mean pooling. Raises `ValueError` if any tensor is left over, missing, of another shape, or not finite.
     """
     target_class = getattr(modeling_linformer, target_class)
     dtype = state["linformer.embeddings.word_embeddings.weight"].dtype
@@ -337,5 +331,6 @@ def make_linformer(target_class, config, state):
                 f"The source's tensor for {name} is of shape {tuple(tensor.shape)}, but its configuration makes it"
                 f" {tuple(ours[name].shape)}."
             )
+    check_finite(state)
     model.load_state_dict(state, strict=False)
     return model

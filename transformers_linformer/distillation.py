@@ -58,7 +58,10 @@ class DistillationTrainer(LinformerTrainer):
         return shards.mean(2)  # measures of whole documents are the same in all processes that share them
 
 
+METRICS = ("token_cosine", "document_cosine")
+
+
 def compute_metrics(prediction):
     """Returns the mean of the cosine similarities over all documents."""
     by_token, by_document = prediction.predictions.mean(0)
-    return {"token_cosine": float(by_token), "document_cosine": float(by_document)}
+    return dict(zip(METRICS, (float(by_token), float(by_document)), strict=True))

@@ -1,6 +1,8 @@
 # Copyright 2026 The transformers-linformer authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The error for input that cannot be used."""
+"""The error for input that cannot be used, and what other errors say in one line."""
+
+import difflib
 
 
 class UsageError(Exception):
@@ -10,3 +12,22 @@ class UsageError(Exception):
 def first_line(error):
     """Returns the first line of an error's message, or the name of its type if it has no message."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def file_error(error):
+    """Returns, in one line, which file could not be read or written and why, or None for an error that is about no file."""
+    if isinstance(error, OSError):
+        file = "" if error.filename is None else f"{error.filename}: "
+        return f"{file}{error.strerror}" if error.strerror else first_line(error)
+    line = first_line(error)
+    if "(os error " in line:  # of safetensors and tokenizers
+        return line
+    if isinstance(error, RuntimeError) and "inline_container.cc" in line:
+        return f"PyTorch cannot write or read a file; the disk may be full ({line})"
+    return None
+
+
+def did_you_mean(name, names):
+    """Returns a hint, to be appended to an error, at the one of the names that is most like a misspelt one."""
+    close = difflib.get_close_matches(name, names, n=1) or [each for each in names if each in name or name in each]
+    return f" Did you mean {close[0]}?" if close else ""

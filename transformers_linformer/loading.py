@@ -5,12 +5,16 @@
 import ast
 import difflib
 import json
+import logging
 import os
+import pickle
 import re
+from contextlib import contextmanager
 from pathlib import Path
 
 import safetensors
 import torch
+import transformers
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer
 from transformers.utils import cached_file
@@ -18,6 +22,11 @@ from transformers.utils import cached_file
 import modeling_linformer  # noqa: F401  (registers the Linformer with the Auto classes)
 
 from .errors import UsageError, first_line
+
+
+logger = transformers.utils.logging.get_logger("transformers.linformer.loading")
+
+COMPLETE_CHECKPOINT = "name a complete checkpoint, with the configuration that it was saved with"
 
 
 def max_input_length(config):
@@ -118,14 +127,26 @@ def check_max_seq_length(max_seq_length, config, special_tokens=0):
 # Tokenizer
 
 
-def load_tokenizer(name, **kwargs):
-    """Returns the tokenizer of a folder or of a name on the Hub. `kwargs` are those of `from_pretrained`."""
+def load_tokenizer(name, mask=False, **kwargs):
+    """
+    Returns the tokenizer of a folder or of a name on the Hub. `kwargs` are those of `from_pretrained`.
+
+    Raises `UsageError` if it has no padding token, or, where `mask` says that one is needed, no mask token.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **with_subfolder(name, **kwargs))
     except (OSError, ValueError) as error:
         raise UsageError(f"the tokenizer of {name}: {first_line(error)} Name one with --tokenizer_name.") from error
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes one up where there is no file
         raise UsageError(f"{name} has no tokenizer: name one with --tokenizer_name.")
+    needed = {"pad_token": "<pad>"} | ({"mask_token": "<mask>"} if mask else {})
+    lacking = {kind: token for kind, token in needed.items() if getattr(tokenizer, f"{kind}_id") is None}
+    if lacking:
+        words = " and ".join(f"no {kind.replace('pad', 'padding').replace('_', ' ')}" for kind in lacking)
+        raise UsageError(
+            f"--tokenizer_name {name}: the tokenizer has {words}: name another one, or save it again after"
+            f" tokenizer.add_special_tokens({lacking})."
+        )
     return tokenizer
 
 
@@ -138,24 +159,124 @@ def new_model(auto_class, config, dtype=None, trust_remote_code=False):
     return auto_class.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
 
 
-def load_model(auto_class, name, config, dtype=None, overrides=None, **kwargs):
+def load_weights(auto_class, name, config, cure=COMPLETE_CHECKPOINT, **kwargs):
     """
-    Returns the model of a folder or of a name on the Hub.
+    Returns the model of a folder or of a name on the Hub, and what its head lacks: a set of the names of missing weights,
+    and a dictionary from the names of weights of another size to a text that says which. Both start from random weights.
 
-    `auto_class` may be any class with `from_pretrained`, and `kwargs` are arguments of that. `overrides` is the text that
-    changed the configuration, see `override`. Raises `UsageError` where there are no weights, and where they do not fit a
-    configuration that the user changed.
+    `auto_class` may be any class with `from_pretrained`, and `kwargs` are arguments of that. The pooler counts as a part of
+    the head. An encoder without a head gets no pooler where the checkpoint has none. Raises `OSError` if there are no
+    weights, and `ValueError` if they cannot be read, if a weight of the body is missing, left over, or of another size, of
+    which the message ends with the `cure`, and if any weight is not finite.
     """
+    kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        return auto_class.from_pretrained(name, config=config, dtype=dtype or "auto", **with_subfolder(name, **kwargs))
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise UsageError(f"--model_name_or_path {name}: {first_line(error)}") from error
-    except RuntimeError as error:
-        cures = []
-        if overrides is not None:
-            cures.append(f"keep --config_overrides {overrides} to fields that have no weights, such as dropouts")
-        if "ignore_mismatched_sizes" in kwargs:
-            cures.append(f"give --ignore_mismatched_sizes to start with a new head for {config.num_labels} labels")
-        if not cures:
+        with without_load_report():
+            model, info = auto_class.from_pretrained(name, config=config, **kwargs)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno is None:  # transformers explains that there are none
             raise
-        raise UsageError(f"--model_name_or_path {name}: its weights have other sizes: {', or '.join(cures)}.") from error
+        # What torch says of a broken pickle advises to run it
+        reason = "no pickle of tensors" if isinstance(error, (EOFError, pickle.UnpicklingError)) else first_line(error)
+        raise ValueError(f"the weights cannot be read ({reason}): fetch or save them again.") from error
+    is_encoder = model.base_model is model
+    prefix = "" if is_encoder else f"{model.base_model_prefix}."
+    parts = {part for part, _ in model.base_model.named_children()} - {"pooler"}
+
+    def is_of_body(key):
+        return key.startswith(prefix) and not key.startswith(f"{prefix}pooler.")
+
+    def is_left_over(key):  # the checkpoint of an encoder has no prefix
+        return key.removeprefix(f"{model.base_model_prefix}.").partition(".")[0] in parts
+
+    missing, left_over = info["missing_keys"], info["unexpected_keys"]
+    other_sizes = {
+        key: f"{key} is {tuple(theirs)} and not {tuple(ours)}" for key, theirs, ours in sorted(info["mismatched_keys"])
+    }
+    problems = []
+    if lacking := listed(filter(is_of_body, missing)):
+        problems.append(f"the weights lack {lacking}")
+    if resized := listed(text for key, text in other_sizes.items() if is_of_body(key)):
+        problems.append(f"the weights have other sizes ({resized})")
+    if unused := listed(filter(is_left_over, left_over)):
+        problems.append(f"a {type(model).__name__} of this configuration has no place for {unused}")
+    if problems:
+        raise ValueError(f"{', and '.join(problems)}: {cure}.")
+    check_finite(dict(model.named_parameters()))
+    if left_over:
+        names = ", ".join(sorted(left_over))
+        logger.warning(f"These tensors are left out, as a {type(model).__name__} has no place for them: {names}")
+    if is_encoder and missing:
+        model.pooler, missing = None, set()
+    return model, missing, other_sizes
+
+
+@contextmanager
+def without_load_report():
+    """Keeps transformers from printing a table of the weights that do not fit, which would advise to ignore them."""
+
+    def is_no_report(record):
+        return "LOAD REPORT" not in record.getMessage()
+
+    theirs = logging.getLogger("transformers.modeling_utils")
+    theirs.addFilter(is_no_report)
+    try:
+        yield
+    finally:
+        theirs.removeFilter(is_no_report)
+
+
+def listed(texts, at_most=3):
+    """Returns the first few of the texts, sorted, and how many there are beyond these."""
+    texts = sorted(texts)
+    return ", ".join(texts[:at_most]) + (f" and {len(texts) - at_most} more" if len(texts) > at_most else "")
+
+
+def check_finite(tensors):
+    """Raises `ValueError` if some of the tensors, given by their names, hold NaN or infinity."""
+    bad = {name: tensor.dtype for name, tensor in tensors.items() if not torch.isfinite(tensor).all()}
+    if bad:
+        cure = ", or load them as float32, as float16 ends at 65504" if torch.float16 in bad.values() else ""
+        raise ValueError(f"the weights are not finite in {listed(bad)}: take an earlier checkpoint{cure}.")
+
+
+def load_model(
+    auto_class,
+    name,
+    config,
+    dtype=None,
+    overrides=None,
+    argument="model_name_or_path",
+    new_head=False,
+    ignore_mismatched_sizes=None,
+    **kwargs,
+):
+    """
+    Returns the model of a folder or of a name on the Hub, see `load_weights`.
+
+    `overrides` is the text that changed the configuration, see `override`, and `argument` is what an error says is wrong.
+    `new_head` says whether weights of the head that the checkpoint lacks may start anew, and `ignore_mismatched_sizes`
+    whether those of another size may; None is for commands without this option. Raises `UsageError` where there are no
+    weights, and where they do not fit.
+    """
+    cure = COMPLETE_CHECKPOINT
+    if overrides is not None:
+        cure = f"keep --config_overrides {overrides} to fields that have no weights, such as dropouts"
+    try:
+        options = with_subfolder(name, **kwargs) | {"dtype": dtype or "auto"}
+        model, missing, other_sizes = load_weights(auto_class, name, config, cure, **options)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--{argument} {name}: {first_line(error)}") from error
+    if other_sizes and not ignore_mismatched_sizes:
+        if ignore_mismatched_sizes is not None:
+            cure = f"give --ignore_mismatched_sizes to start with a new head for {config.num_labels} labels"
+        raise UsageError(f"--{argument} {name}: its head has other sizes ({listed(other_sizes.values())}): {cure}.")
+    new = sorted(missing | other_sizes.keys())
+    if new and not new_head:
+        raise UsageError(
+            f"--{argument} {name}: its head lacks {listed(new)}, which would stay random: name a checkpoint whose head was"
+            " trained."
+        )
+    if new:
+        logger.warning(f"The head starts from random weights: {', '.join(new)}")
+    return model

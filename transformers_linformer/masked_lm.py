@@ -76,11 +76,15 @@ def token_losses(logits, labels):
     return measures
 
 
+METRICS = ("accuracy", "perplexity")
+
+
 def compute_metrics(prediction):
     """Returns the accuracy and the perplexity over all tokens to predict, from what `token_losses` returned."""
     measures = prediction.predictions[prediction.label_ids != -100].astype(np.float64)
     loss, accuracy = measures.mean(0)
-    return {"accuracy": accuracy, "perplexity": math.exp(loss)}
+    with np.errstate(over="ignore"):  # infinite
+        return {"accuracy": accuracy, "perplexity": float(np.exp(loss))}
 
 
 def unigram_perplexity(train_sequences, eval_sequences, collator, vocab_size, special_ids):

@@ -8,6 +8,7 @@ Computes the metrics of GLUE (Wang et al., 2018, table 1), and of classification
     metric.compute(predictions=[1, 0], references=[1, 1])
 """
 
+import math
 import warnings
 
 import datasets
@@ -29,6 +30,8 @@ def matthews(predictions, references):
 
 
 def correlations(predictions, references):
+    if len(predictions) < 2:
+        return {"pearson": math.nan, "spearmanr": math.nan}
     return {
         "pearson": float(pearsonr(predictions, references)[0]),
         "spearmanr": float(spearmanr(predictions, references)[0]),
@@ -71,18 +74,24 @@ METRICS = {
 }
 COMBINED = ("mrpc", "qqp", "stsb")
 
-# The metric that tells which of two models is better, and whether more of it is better
+# The metric that tells which of two models is better
 BEST = {
-    "cola": ("matthews_correlation", True),
-    **dict.fromkeys(COMBINED, ("combined_score", True)),
-    "regression": ("mse", False),
-    "multi_label_classification": ("f1_micro", True),
+    "cola": "matthews_correlation",
+    **dict.fromkeys(COMBINED, "combined_score"),
+    "regression": "mse",
+    "multi_label_classification": "f1_micro",
 }
 
 
 def best_metric(config_name):
-    """Returns the name of the metric that models are compared by, and whether more of it is better."""
-    return BEST.get(config_name, ("accuracy", True))
+    """Returns the name of the metric that models are compared by."""
+    return BEST.get(config_name, "accuracy")
+
+
+def metric_names(config_name):
+    """Returns the names of the metrics of one entry of `METRICS`."""
+    examples = [[0, 1], [1, 0]] if config_name == "multi_label_classification" else [0, 1]
+    return list(ClassificationMetrics(config_name, keep_in_memory=True).compute(predictions=examples, references=examples))
 
 
 class ClassificationMetrics(evaluate.Metric):

@@ -11,7 +11,7 @@ import torch
 import transformers
 from huggingface_hub import EvalResult, ModelCardData
 
-from .tables import markdown_table
+from .tables import code, markdown_table, plain
 
 
 TASKS = {
@@ -27,7 +27,13 @@ TASKS = {
 def write_card(folder, metadata, body):
     """Writes README.md into the folder: the metadata, which is a `ModelCardData`, and the text below it."""
     card = f"---\n{metadata.to_yaml()}\n---\n\n{body}"
-    (Path(folder) / "README.md").write_text(card, encoding="utf-8")
+    # The name of a file may hold bytes that are no text
+    (Path(folder) / "README.md").write_text(card, encoding="utf-8", errors="backslashreplace")
+
+
+def literal(value):
+    """Returns the Python code of a string or a dictionary of strings."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 # After training
@@ -77,7 +83,7 @@ def write_training_card(card, model, args, state, repository):
     origin = "trained from scratch"
     if card.base_model is not None:
         is_folder = os.path.exists(card.base_model)
-        origin = f"trained from `{Path(card.base_model).name if is_folder else card.base_model}`"
+        origin = f"trained from {code(Path(card.base_model).name if is_folder else card.base_model)}"
         metadata.base_model = None if is_folder else card.base_model
 
     results = last_results(state.log_history)
@@ -93,6 +99,7 @@ def write_training_card(card, model, args, state, repository):
                 for metric, value in results.items()
             ]
     metadata.metrics = [metric for metric in results if metric != "loss"]
+    scores = [(plain(metric), value) for metric, value in results.items()]
 
     schedule = f"{args.lr_scheduler_type.value}, {args.get_warmup_steps(state.max_steps)} warm-up steps"
     settings = {
@@ -103,20 +110,20 @@ def write_training_card(card, model, args, state, repository):
         "epochs": round(state.epoch or 0, 2),
         "seed": args.seed,
     }
-    body = f"""# {name}
+    body = f"""# {plain(name)}
 
-A {type(model).__name__}, {origin} on {data}.
+A {type(model).__name__}, {origin} on {plain(data)}.
 
 ```python
 from transformers import pipeline
 
-model = pipeline("{card.task}", model={json.dumps(repository)}{", trust_remote_code=True" if is_linformer else ""})
-print(model({json.dumps(card.example)}))
+model = pipeline("{card.task}", model={literal(repository)}{", trust_remote_code=True" if is_linformer else ""})
+print(model({literal(card.example)}))
 ```
 
 ## Results on the evaluation data
 
-{markdown_table(("measure", "value"), results.items()) if results else "The model was not evaluated."}
+{markdown_table(("measure", "value"), scores) if scores else "The model was not evaluated."}
 
 ## Training
 
@@ -149,10 +156,10 @@ def write_conversion_card(model, tokenizer, source, source_positions, output_dir
         "projection": f"`{config.projection_type}`, sharing `{config.projection_sharing}`",
         "dtype": str(model.dtype).removeprefix("torch."),
     }
-    body = f"""# {Path(output_dir).resolve().name}
+    body = f"""# {plain(Path(output_dir).resolve().name)}
 
 A [Linformer](https://arxiv.org/abs/2006.04768), an encoder whose self-attention has linear complexity, with the weights of
-`{source}`. It was converted by transformers-linformer and not trained since. The licence of the original holds.
+{code(source)}. It was converted by transformers-linformer and not trained since. The licence of the original holds.
 
 {markdown_table(("", ""), rows.items())}
 
@@ -173,7 +180,7 @@ def conversion_snippet(model, tokenizer, output_dir):
     """Returns the lines of Python that load the model and compute its outputs."""
     config, class_name = model.config, type(model).__name__
     auto_class, _, output = TASKS[class_name]
-    folder = f"{json.dumps(output_dir)}, trust_remote_code=True"
+    folder = f"{literal(output_dir)}, trust_remote_code=True"
     imports = auto_class if tokenizer is None else f"{auto_class}, AutoTokenizer"
     lines = ["import torch", f"from transformers import {imports}", ""]
     if tokenizer is None:

@@ -8,13 +8,18 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from datasets import Dataset, DatasetDict, Features, IterableDatasetDict, List, Value
+import transformers
+from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, List, Value
+from datasets.fingerprint import Hasher
 
-from .data import check_columns, check_source, read_dataset, read_files
+from .data import check_source, column_names, find_text_columns, read_dataset, read_files
 from .errors import UsageError, first_line
+from .tokenization import identity_of
 
 
-FILE_TYPES = ("txt", "csv", "json", "jsonl")
+logger = transformers.utils.logging.get_logger("transformers.linformer.text")
+
+FILE_TYPES = ("txt", "csv", "tsv", "json", "jsonl")
 
 
 # Texts
@@ -55,8 +60,8 @@ def load_texts(dataset_name=None, dataset_config_name=None, files=None, text_col
     Args:
         dataset_name, dataset_config_name: a dataset on the Hub or in a folder, and its configuration.
         files: instead of these, a dictionary from an argument such as `train_file` to a path or None.
-        text_column: a list of one column, which is renamed `text`, or of two, which keep their names. By default it is
-            `text`, or else the first column.
+        text_column: a list of one column, which is renamed `text`, or of two, which keep their names. By default
+            `data.find_text_columns` finds them.
         options: those of `datasets.load_dataset`, such as `streaming`.
 
     Raises `UsageError` for data that cannot be read or that has no such text.
@@ -72,18 +77,17 @@ def load_texts(dataset_name=None, dataset_config_name=None, files=None, text_col
         raise UsageError("there is no text: give --dataset_name, --train_file, or --demo.")
     for split in texts:
         try:
-            columns = texts[split].column_names or list(next(iter(texts[split])))
-        except ValueError as error:  # a damaged file that is streamed
+            columns = find_text_columns(split, texts[split], text_column)
+        except ValueError as error:  # a damaged file in a folder, which shows only when it is read
             raise UsageError(f"the text cannot be read: {first_line(error)}") from error
-        text_columns = text_column or ["text" if "text" in columns else columns[0]]
-        check_columns(split, columns, text_columns)
-        for column in text_columns:
+        for column in columns:
             feature = (texts[split].features or {}).get(column)
-            if feature is not None and feature.dtype not in ("string", "large_string"):
-                raise UsageError(f"--text_column: {column} holds {feature.dtype}, not text. Columns: {', '.join(columns)}.")
-        texts[split] = texts[split].select_columns(text_columns)
-        if len(text_columns) == 1 and text_columns != ["text"]:
-            texts[split] = texts[split].rename_column(text_columns[0], "text")
+            if feature is not None and getattr(feature, "dtype", None) not in ("string", "large_string"):
+                raise UsageError(f"--text_column: {column} of the {split} data does not hold text alone.")
+        logger.info(f"{split}: texts from {' and '.join(columns)}")
+        texts[split] = texts[split].select_columns(list(columns))
+        if len(columns) == 1 and columns != ("text",):
+            texts[split] = texts[split].rename_column(columns[0], "text")
     return texts
 
 
@@ -107,56 +111,59 @@ def pack(tokenized, tokenizer, max_seq_length):
         tokens = tokens[len(tokens) // size * size :]
 
 
-class PackedStream(torch.utils.data.IterableDataset):
-    """What `pack` makes of a stream, which is shuffled anew in each epoch."""
-
-    def __init__(self, tokenized, tokenizer, max_seq_length):
-        self.tokenized, self.tokenizer, self.max_seq_length = tokenized, tokenizer, max_seq_length
-
-    def set_epoch(self, epoch):
-        self.tokenized.set_epoch(epoch)
-
-    def __iter__(self):
-        return pack(self.tokenized, self.tokenizer, self.max_seq_length)
-
-
 def tokenize(texts, tokenizer, max_seq_length=None, **map_kwargs):
     """
     Tokenizes all columns of a dataset, two as pairs, and leaves out texts that are empty.
 
-    With `max_seq_length` each text gets special tokens and is cut; without it, it is left as it is, to be packed.
-    `map_kwargs` are those of `Dataset.map`.
+    With `max_seq_length` each text gets special tokens and is cut, and a column `length` has its number of tokens before
+    that. Without it, each text is left as it is, to be packed. A text that is packed begins with a space, so that its first
+    word and the last word of the text before it stay two words. `map_kwargs` are those of `Dataset.map`.
     """
-    columns = list(texts.column_names or next(iter(texts)))
-    options = {} if max_seq_length is None else {"truncation": True, "max_length": max_seq_length}
+    columns = column_names(texts)
     kept = ("input_ids", "token_type_ids") if len(columns) == 2 else ("input_ids",)
+    packed = max_seq_length is None
+    if packed and len(columns) == 2:
+        raise UsageError(f"pairs ({' and '.join(columns)}) are not packed: give --line_by_line, or --text_column with one.")
 
     def tokenize_batch(batch):
-        rows = zip(*(batch[column] for column in columns))
-        rows = [row for row in rows if all(text and not text.isspace() for text in row)]
+        rows = [row for row in zip(*(batch[column] for column in columns)) if not any(is_blank(text) for text in row)]
         inputs = [[row[i] for row in rows] for i in range(len(columns))]
-        # Texts that are longer than the model's inputs are no mistake here, so nobody is warned of them
-        output = tokenizer(
-            *inputs,
-            add_special_tokens=max_seq_length is not None,
-            return_attention_mask=False,
-            verbose=False,
-            **options,
-        )
-        return {name: output[name] for name in kept if name in output}
+        if packed:
+            inputs = [[text if text[0].isspace() else f" {text}" for text in texts] for texts in inputs]
+        options = {"add_special_tokens": not packed, "return_attention_mask": False, "verbose": False}
+        output = tokenizer(*inputs, **options)
+        lengths = {} if packed else {"length": [len(input_ids) for input_ids in output["input_ids"]]}
+        if not packed and max(lengths["length"], default=0) > max_seq_length:
+            output = tokenizer(*inputs, truncation=True, max_length=max_seq_length, **options)
+        return {name: output[name] for name in kept if name in output} | lengths
 
+    if isinstance(texts, Dataset):
+        identity = (texts._fingerprint, identity_of(tokenizer), max_seq_length, Path(__file__).read_bytes())
+        map_kwargs["new_fingerprint"] = Hasher.hash(identity)
     return texts.map(tokenize_batch, batched=True, remove_columns=columns, **map_kwargs)
+
+
+def is_blank(text):
+    """Whether a text is None, empty, or white space alone."""
+    return text is None or not text.strip()
 
 
 def make_sequences(texts, tokenizer, max_seq_length, line_by_line=False, **map_kwargs):
     """
     Returns a dataset of sequences of at most `max_seq_length` tokens, each with its special tokens.
 
-    By default texts are packed into sequences of full length. With `line_by_line` each text is a sequence of its own.
-    Raises `UsageError` if there is not enough text for one sequence.
+    By default texts are packed into sequences of full length. With `line_by_line` each text is a sequence of its own. The
+    log says how many texts are empty, and how many are cut. Raises `UsageError` if there is not enough text for one
+    sequence.
     """
     sequences = tokenize(texts, tokenizer, max_seq_length if line_by_line else None, **map_kwargs)
-    if not line_by_line:
+    empty = len(texts) - len(sequences)
+    said = f"{len(texts)} texts, {empty} of them empty and left out" if empty else f"{len(texts)} texts"
+    if line_by_line:
+        cut = sum(length > max_seq_length for length in sequences["length"])
+        said += f", {cut} longer than {max_seq_length} tokens and cut" if cut else ""
+        sequences = sequences.remove_columns("length")
+    else:
         arguments = {"tokenized": sequences, "tokenizer": tokenizer, "max_seq_length": max_seq_length}
         if next(pack(**arguments), None) is None:
             raise UsageError(
@@ -164,16 +171,32 @@ def make_sequences(texts, tokenizer, max_seq_length, line_by_line=False, **map_k
                 f" {max_seq_length}: lower --max_seq_length, or use --line_by_line."
             )
         features = Features({"input_ids": List(Value("int32"))})
-        sequences = Dataset.from_generator(pack, gen_kwargs=arguments, features=features)
+        fingerprint = Hasher.hash((sequences._fingerprint, max_seq_length))
+        sequences = Dataset.from_generator(pack, gen_kwargs=arguments, features=features, fingerprint=fingerprint)
     if len(sequences) == 0:
         raise UsageError("the data has no text in it.")
+    logger.info(f"{said}; {len(sequences)} sequences of up to {max_seq_length} tokens")
+    logger.info(f"the first sequence: {shortened(tokenizer.decode(sequences[0]['input_ids']))}")
     return sequences
 
 
-def stream_sequences(texts, tokenizer, max_seq_length, line_by_line=False):
-    """Returns what `make_sequences` does as a stream, which reads the stream of texts while it is read itself."""
-    tokenized = tokenize(texts, tokenizer, max_seq_length if line_by_line else None)
-    return tokenized if line_by_line else PackedStream(tokenized, tokenizer, max_seq_length)
+def shortened(text, length=120):
+    """Returns the beginning of a text, to be shown."""
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
+def stream_sequences(texts, tokenizer, max_seq_length, line_by_line=False, seed=None):
+    """
+    Returns what `make_sequences` does as a stream, which reads the stream of texts while it is read itself.
+
+    With a `seed`, sequences are shuffled with a buffer of 1,000, in another order in each epoch. Texts stay in their order.
+    """
+    if line_by_line:
+        sequences = tokenize(texts, tokenizer, max_seq_length).remove_columns("length")
+    else:
+        arguments = {"tokenized": tokenize(texts, tokenizer), "tokenizer": tokenizer, "max_seq_length": max_seq_length}
+        sequences = IterableDataset.from_generator(pack, gen_kwargs=arguments)
+    return sequences if seed is None else sequences.shuffle(seed=seed, buffer_size=1000)
 
 
 def first_sequences(texts, tokenizer, max_seq_length, max_samples):

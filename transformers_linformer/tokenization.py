@@ -1,13 +1,17 @@
 # Copyright 2026 The transformers-linformer authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The tokenizer of a model that is trained from scratch, and a configuration that fits it."""
+"""The tokenizer of a model that is trained from scratch, and models and configurations that fit a tokenizer."""
 
 import json
 
+import transformers
 from tokenizers import ByteLevelBPETokenizer
 from transformers import RobertaTokenizer
 
 from .errors import UsageError
+
+
+logger = transformers.utils.logging.get_logger("transformers.linformer.tokenization")
 
 
 def train_tokenizer(texts, vocab_size, max_length):
@@ -21,17 +25,51 @@ def train_tokenizer(texts, vocab_size, max_length):
     return RobertaTokenizer(vocab=model["vocab"], merges=merges, model_max_length=max_length)
 
 
+def vocabulary_size(tokenizer):
+    """Returns the number of rows that the embeddings need. Token ids may leave gaps, so that it exceeds `len(tokenizer)`."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def check_vocabulary(tokenizer, vocab_size, name):
+    """Raises `UsageError` if the tokenizer, which is that of `name`, has more tokens than a model that is not trained."""
+    tokens = vocabulary_size(tokenizer)
+    if tokens > vocab_size:
+        raise UsageError(
+            f"--tokenizer_name {name}: the tokenizer has {tokens} tokens, the model only {vocab_size}, and embeddings grow"
+            " only where linformer-mlm or linformer-glue trains them: name the model's own tokenizer."
+        )
+
+
+def grow_embeddings(model, tokenizer):
+    """Gives the model random embeddings for the tokens that it lacks, if there are any."""
+    tokens, rows = vocabulary_size(tokenizer), model.get_input_embeddings().num_embeddings
+    if tokens > rows:
+        logger.warning(f"The tokenizer has {tokens} tokens, the checkpoint {rows}: the embeddings grow by random rows")
+        model.resize_token_embeddings(tokens)
+
+
 def fit_vocabulary(config, tokenizer, vocab_size_is_given=False):
     """
     Returns the configuration with the tokenizer's special tokens, and with its vocabulary.
 
     A `vocab_size` that the user gave stays, as it may leave room for more tokens; too small a one is refused.
     """
-    if vocab_size_is_given and config.vocab_size < len(tokenizer):
-        raise UsageError(
-            f"--config_overrides: vocab_size={config.vocab_size} is less than the tokenizer's {len(tokenizer)} tokens."
-        )
-    changes = {"vocab_size": config.vocab_size if vocab_size_is_given else len(tokenizer)}
+    tokens = vocabulary_size(tokenizer)
+    if vocab_size_is_given and config.vocab_size < tokens:
+        raise UsageError(f"--config_overrides: vocab_size={config.vocab_size} is less than the tokenizer's {tokens} tokens.")
+    changes = {"vocab_size": config.vocab_size if vocab_size_is_given else tokens}
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         changes[name] = getattr(tokenizer, name)
     return type(config)(**(config.to_dict() | changes))
+
+
+def identity_of(tokenizer):
+    """
+    Returns what decides how a tokenizer tokenizes, in a form that can be hashed.
+
+    It is the same for a tokenizer that was saved and loaded again, so that nothing is tokenized twice.
+    """
+    if not tokenizer.is_fast:
+        return type(tokenizer).__name__, sorted(tokenizer.get_vocab().items()), repr(tokenizer.special_tokens_map)
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    return json.dumps({name: value for name, value in state.items() if name not in ("truncation", "padding")})

@@ -2,11 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Trainer of the commands: several processes can share a sequence, and model cards say what the model is."""
 
+import math
+import os
+from pathlib import Path
+
 import transformers
 from huggingface_hub.errors import HfHubHTTPError
 from torch.distributed.device_mesh import init_device_mesh
-from transformers import Trainer
+from transformers import EarlyStoppingCallback, Trainer, TrainerState
 
+from .checkpoints import write_checksums
 from .errors import UsageError, first_line
 from .model_card import write_training_card
 
@@ -19,13 +24,17 @@ class LinformerTrainer(Trainer):
     A Trainer that writes this project's model cards, and in which processes can share sequences.
 
     With `sequence_parallel_size` above 1, that many processes share each sequence: they get the same batch, of which each
-    computes its part of the tokens. `card` is a `model_card.TrainingCard`.
+    computes its part of the tokens. `card` is a `model_card.TrainingCard`. `eval_data_collator` makes the batches of
+    evaluations, if they are not to be those of `data_collator`.
+
+    A run that was killed ends with the same weights as one that was not: early stopping keeps its patience, no step is
+    taken after the last one, and checkpoints have checksums. A metric that fails does not end training.
     """
 
     # Whether each process gets only its part of the inputs
     shards_inputs = True
 
-    def __init__(self, *args, card, sequence_parallel_size=1, **kwargs):
+    def __init__(self, *args, card, eval_data_collator=None, sequence_parallel_size=1, **kwargs):
         try:
             super().__init__(*args, **kwargs)
         except HfHubHTTPError as error:
@@ -33,6 +42,10 @@ class LinformerTrainer(Trainer):
                 f"--push_to_hub: {first_line(error)} Log in with `hf auth login`, or give --hub_token."
             ) from error
         self.card = card
+        self.eval_data_collator = eval_data_collator or self.data_collator
+        self.args.restore_callback_states_from_checkpoint = True
+        if self.compute_metrics is not None:
+            self.compute_metrics = self.without_failure(self.compute_metrics)
         self.processes_per_sequence = sequence_parallel_size
         if sequence_parallel_size > 1:
             self.share_sequences()
@@ -62,6 +75,13 @@ class LinformerTrainer(Trainer):
         inputs = super()._prepare_inputs(inputs)
         return self.model.shard_inputs(inputs) if self.shards_inputs and self.processes_per_sequence > 1 else inputs
 
+    def get_eval_dataloader(self, *args, **kwargs):
+        collator, self.data_collator = self.data_collator, self.eval_data_collator
+        try:
+            return super().get_eval_dataloader(*args, **kwargs)
+        finally:
+            self.data_collator = collator
+
     def get_batch_samples(self, *args, **kwargs):
         # Each of the processes that share a sequence counted the tokens to predict of the whole sequence
         batches, number = super().get_batch_samples(*args, **kwargs)
@@ -83,21 +103,96 @@ class LinformerTrainer(Trainer):
         """(replicas, b, processes, ...) -> (replicas, b, ...): averages losses, and joins the tokens of everything else."""
         return shards.mean(2) if shards.dim() == 3 else shards.flatten(2, 3)
 
+    def without_failure(self, compute_metrics):
+        """Returns the function with nan for the metric that models are compared by where it raises an exception."""
+
+        def compute(prediction):
+            try:
+                return compute_metrics(prediction)
+            except Exception as error:
+                message = f"the metrics cannot be computed ({type(error).__name__}: {first_line(error)})"
+                if not self.args.do_train:
+                    raise UsageError(f"{message}.") from error
+                logger.warning(f"{message}, so the run goes on without them")
+                name = self.args.metric_for_best_model
+                return {} if name in (None, "loss") else {name: math.nan}
+
+        return compute
+
+    @property
+    def stopped_early(self):
+        """Whether early stopping has ended training."""
+        return any(
+            isinstance(callback, EarlyStoppingCallback)
+            and callback.early_stopping_patience_counter >= callback.early_stopping_patience
+            for callback in self.callback_handler.callbacks
+        )
+
+    def _run_epoch(self, *args, **kwargs):
+        # From a checkpoint of the last step Trainer would take one more, unless it is the end of the last epoch
+        if self.state.global_step >= self.state.max_steps or self.stopped_early:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
+    def _init_training_state(self, *args, **kwargs):
+        trained = super()._init_training_state(*args, **kwargs)
+        # The path in the checkpoint is that of the folder where the run began
+        best = Path(self.args.output_dir, f"checkpoint-{self.state.best_global_step}")
+        if best.is_dir():
+            self.state.best_model_checkpoint = str(best)
+        return trained
+
+    def _save_checkpoint(self, *args, **kwargs):
+        super()._save_checkpoint(*args, **kwargs)
+        self.accelerator.wait_for_everyone()  # as each process writes the state of its random generators
+        if self.args.should_save:
+            write_checksums(Path(self.args.output_dir, f"checkpoint-{self.state.global_step}"))
+
+    def restore(self):
+        """Loads the model and the state that training ended with from the output folder."""
+        self._load_from_checkpoint(self.args.output_dir)
+        self.state = TrainerState.load_from_json(os.path.join(self.args.output_dir, "trainer_state.json"))
+        self.state.is_local_process_zero = self.is_local_process_zero()
+        self.state.is_world_process_zero = self.is_world_process_zero()
+
     def create_model_card(self, **ignored):
         # Trainer's own card has no snippet, and says "trained from scratch" of a model that began as a local checkpoint
         if self.is_world_process_zero():
             write_training_card(self.card, self.model, self.args, self.state, self.hub_model_id or self.args.output_dir)
 
 
-def train(trainer, checkpoint):
-    """Trains, from the checkpoint on if there is one, and saves the model, the metrics and the state."""
+def train(trainer, checkpoint, run):
+    """
+    Trains, from the checkpoint on if there is one, and saves the model, the metrics and the state.
+
+    If the `Run` has ended training before, the model is loaded instead.
+    """
+    if run.is_trained:
+        logger.info(f"The model in {run.folder} is trained, and only what comes after training is left to do")
+        trainer.restore()
+        return
+    run.write()
     if checkpoint is not None:
         logger.info(f"Going on from {checkpoint}")
     result = trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
+    if trainer.state.global_step == trainer._initial_global_step:  # so that Trainer's loss is 0
+        result.metrics["train_loss"] = trainer.state.log_history[-1]["train_loss"] = logged_loss(trainer.state.log_history)
+    trainer.save_model(_internal_call=True)  # and pushes nothing yet, as a push may fail
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)
     trainer.save_state()
+    run.training_ended(trainer.stopped_early)
+
+
+def logged_loss(log_history):
+    """Returns the mean of the training loss over all steps of which it was logged, or nan if it never was."""
+    total, last_step = 0.0, 0
+    for entry in log_history:
+        if "loss" in entry:
+            total += entry["loss"] * (entry["step"] - last_step)
+            last_step = entry["step"]
+    return total / last_step if last_step else math.nan
 
 
 def publish(trainer):

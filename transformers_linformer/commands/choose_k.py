@@ -42,6 +42,7 @@ from ..similarity import MEASURES, last_hidden_states, similarity
 from ..spectrum import smallest_k, spectrum
 from ..tables import markdown_table
 from ..text import demo_texts, first_sequences, load_texts
+from ..tokenization import check_vocabulary
 
 
 @dataclass(kw_only=True)  # fields without a default after those of the parent
@@ -208,6 +209,7 @@ def main(argv):
             LinformerConfig(max_position_embeddings=n, projected_dim=k, projection_type=projection_type, block_size=block_size)
     except (ValueError, StrictDataclassError) as error:
         raise UsageError(" ".join(str(error).split())) from error
+    check_vocabulary(tokenizer, config.vocab_size, args.tokenizer_name or args.model_name_or_path)
     sequences = first_sequences(texts_to_read(args), tokenizer, n, args.max_samples)
     model = load_model(AutoModel, args.model_name_or_path, config, **hub_kwargs)
     model.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")

@@ -16,7 +16,6 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import safetensors
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
@@ -28,6 +27,7 @@ from ..errors import UsageError, first_line
 from ..fairseq import convert_fairseq_linformer
 from ..loading import load_tokenizer, max_input_length, with_subfolder
 from ..model_card import write_conversion_card
+from ..tokenization import check_vocabulary
 
 
 @dataclass(kw_only=True)  # as fields without a default follow those of the parent
@@ -116,12 +116,11 @@ def main(argv):
         model, tokenizer, source_positions = convert(args)
     except OSError as error:
         raise UsageError(f"--model_name_or_path {source}: {first_line(error)}") from error
-    except (ValueError, StrictDataclassError, safetensors.SafetensorError) as error:
+    except (ValueError, StrictDataclassError) as error:
         raise UsageError(f"--model_name_or_path {source}: {' '.join(str(error).split())}") from error
     n, k, b = model.config.max_position_embeddings, model.config.projected_dim, model.config.block_size
     if tokenizer is not None:
-        if len(tokenizer) > model.config.vocab_size:
-            raise UsageError(f"the tokenizer has {len(tokenizer)} tokens, the model only {model.config.vocab_size}.")
+        check_vocabulary(tokenizer, model.config.vocab_size, args.tokenizer_name or source)
         tokenizer.model_max_length = n
         tokenizer.save_pretrained(args.output_dir)
     model.save_pretrained(args.output_dir)

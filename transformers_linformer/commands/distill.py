@@ -15,7 +15,6 @@ command continues it from its last complete checkpoint.
 
 from dataclasses import dataclass, field
 
-import safetensors
 from transformers import AutoModel, DataCollatorWithPadding, TrainingArguments, set_seed
 
 import modeling_linformer
@@ -23,14 +22,17 @@ import modeling_linformer
 from ..arguments import (
     ModelArguments,
     TextArguments,
+    check_best_metric,
     check_training_arguments,
     parse_arguments,
     run_command,
     set_up_logging,
 )
-from ..distillation import DistillationTrainer, compute_metrics
-from ..errors import UsageError, first_line
-from ..loading import max_input_length, with_subfolder
+from ..distillation import METRICS, DistillationTrainer, compute_metrics
+from ..errors import UsageError
+from ..loading import load_config, load_model, max_input_length
+from ..run_record import begin_run, output_folder
+from ..tokenization import vocabulary_size
 from ..trainer import pad_to_multiple_of, padding, publish, train
 from .steps import (
     card_of,
@@ -54,12 +56,12 @@ class DistillationArguments(ModelArguments):
     )
 
 
-def student_of(model_args, config):
+def student_of(model_args, config, tokenizer):
     """Returns the Linformer with the head that it was saved with. Only the encoder will be trained."""
     name = (config.architectures or ["LinformerModel"])[0]
     if not hasattr(modeling_linformer, name):
         raise UsageError(f"--model_name_or_path {model_args.model_name_or_path} holds a {name}, not a Linformer.")
-    student = model_of(model_args, getattr(modeling_linformer, name), config)
+    student = model_of(model_args, getattr(modeling_linformer, name), config, tokenizer)
     # The head is no part of the loss
     encoder = student.base_model
     trained = {id(parameter) for module in (encoder.embeddings, encoder.encoder) for parameter in module.parameters()}
@@ -70,17 +72,15 @@ def student_of(model_args, config):
 
 def load_teacher(name, config, **hub_kwargs):
     """Returns the teacher. Raises `UsageError` if its sizes are not those of the student's configuration."""
-    try:
-        teacher = AutoModel.from_pretrained(name, **with_subfolder(name, **hub_kwargs))
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise UsageError(f"--teacher_name_or_path {name}: {first_line(error)}") from error
+    argument = "teacher_name_or_path"
+    theirs = load_config(name, argument, **hub_kwargs)
     for field_name in ("hidden_size", "num_hidden_layers", "vocab_size"):
-        if getattr(teacher.config, field_name) != getattr(config, field_name):
+        if getattr(theirs, field_name, None) != getattr(config, field_name):
             raise UsageError(
                 f"--teacher_name_or_path {name} is not what the Linformer was converted from: its"
-                f" {field_name} is {getattr(teacher.config, field_name)}, not {getattr(config, field_name)}."
+                f" {field_name} is {getattr(theirs, field_name, None)}, not {getattr(config, field_name)}."
             )
-    return teacher
+    return load_model(AutoModel, name, theirs, argument=argument, **hub_kwargs)
 
 
 def main(argv):
@@ -89,6 +89,13 @@ def main(argv):
     if model_args.teacher_name_or_path is None or model_args.model_name_or_path is None:
         raise UsageError("give --teacher_name_or_path, and --model_name_or_path with what linformer-convert made of it.")
     check_training_arguments(data_args, training_args)
+    check_best_metric(training_args, METRICS)
+    with output_folder(training_args):
+        distil(model_args, data_args, training_args)
+
+
+def distil(model_args, data_args, training_args):
+    """Trains and evaluates, as the arguments say."""
     set_up_logging(training_args)
     set_seed(training_args.seed)
 
@@ -96,7 +103,7 @@ def main(argv):
     config = config_of(model_args)
     checkpoint = find_checkpoint(training_args)
     texts = texts_of(data_args, training_args, cache_dir=model_args.cache_dir, token=model_args.token)
-    tokenizer, config = prepare_tokenizer(model_args, training_args, config, checkpoint)
+    tokenizer, config = prepare_tokenizer(model_args, training_args, config, checkpoint, may_grow=False)
     teacher = load_teacher(model_args.teacher_name_or_path, config, **model_args.hub_kwargs)
     longest = max_input_length(teacher.config)
     data_args.max_seq_length = data_args.max_seq_length or min(longest, config.max_position_embeddings)
@@ -106,13 +113,16 @@ def main(argv):
             f"--max_seq_length {max_seq_length} is more than the {longest} tokens that the teacher reads: for longer"
             " inputs go on with linformer-mlm."
         )
-    check_used_folders(config, len(tokenizer), training_args, checkpoint)
+    check_used_folders(config, vocabulary_size(tokenizer), training_args, checkpoint)
     sequences = sequences_of(data_args, training_args, texts, tokenizer, max_seq_length)
+    run = begin_run("linformer-distill", model_args, data_args, training_args, sequences, max_seq_length, checkpoint)
+    if run.is_finished:
+        return
 
     set_seed(training_args.seed)
     processes = data_args.sequence_parallel_size
     trainer = DistillationTrainer(
-        model=student_of(model_args, config),
+        model=student_of(model_args, config, tokenizer),
         teacher=teacher,
         args=training_args,
         train_dataset=sequences.get("train"),
@@ -128,13 +138,14 @@ def main(argv):
         sequence_parallel_size=processes,
     )
     if training_args.do_train:
-        train(trainer, checkpoint)
+        train(trainer, checkpoint, run)
     if training_args.do_eval:
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
     if training_args.do_train:
         publish(trainer)
+    run.end()
 
 
 def run():

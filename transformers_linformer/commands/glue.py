@@ -19,15 +19,24 @@ from pathlib import Path
 import numpy as np
 import transformers
 from datasets import Dataset, DatasetDict
+from datasets.fingerprint import Hasher
 from transformers import (
     AutoModelForSequenceClassification,
     DataCollatorWithPadding,
     EarlyStoppingCallback,
+    EvalPrediction,
     TrainingArguments,
     set_seed,
 )
 
-from ..arguments import DataArguments, ModelArguments, parse_arguments, run_command, set_up_logging
+from ..arguments import (
+    DataArguments,
+    ModelArguments,
+    check_best_metric,
+    parse_arguments,
+    run_command,
+    set_up_logging,
+)
 from ..classification import (
     EVAL_SPLITS,
     GLUE_TASKS,
@@ -35,14 +44,18 @@ from ..classification import (
     REGRESSION,
     SINGLE_LABEL,
     TEST_SPLITS,
+    class_of_each,
     find_labels,
     make_compute_metrics,
     write_predictions,
     write_submission,
 )
-from ..data import check_columns, check_source, hold_out, read_dataset, read_files
+from ..data import check_source, find_text_columns, hold_out_of_each_class, read_dataset, read_files
 from ..errors import UsageError
-from ..metrics import best_metric
+from ..metrics import best_metric, metric_names
+from ..run_record import begin_run, output_folder
+from ..text import shortened
+from ..tokenization import identity_of, vocabulary_size
 from ..trainer import LinformerTrainer, padding, publish, train
 from .steps import (
     card_of,
@@ -131,7 +144,7 @@ def read_splits(data_args, training_args, **options):
     """
     Returns the splits that are needed: `train`, and others by their names in EVAL_SPLITS and TEST_SPLITS.
 
-    `options` are those of `datasets.load_dataset`.
+    `train` is also needed where a part of it is to be held out. `options` are those of `datasets.load_dataset`.
     """
     name, config_name, task = data_args.dataset_name, data_args.dataset_config_name, data_args.task_name
     if task is not None:
@@ -147,14 +160,14 @@ def read_splits(data_args, training_args, **options):
     else:
         raise UsageError("there is no data: give --task_name, --dataset_name, or --train_file.")
 
+    wanted = ["train"] * training_args.do_train
     if training_args.do_train and "train" not in splits:
         raise lacks(splits, "--do_train", "training data", name)
-    if training_args.do_eval and not EVAL_SPLITS.keys() & splits.keys():
-        if "train" not in splits:
+    if training_args.do_eval:
+        evaluated = [split for split in EVAL_SPLITS if split in splits]
+        if not evaluated and "train" not in splits:
             raise lacks(splits, "--do_eval", "labelled data", name)
-        percentage = data_args.validation_split_percentage
-        logger.warning(f"There is no validation data, so {percentage} % of the training data are held out for it")
-        splits["train"], splits["validation"] = hold_out(splits["train"], percentage, training_args.seed)
+        wanted += evaluated or ["train"]
     if training_args.do_predict:
         if task == "mnli":
             try:  # GLUE's diagnostic set is predicted by a model of MNLI
@@ -163,16 +176,9 @@ def read_splits(data_args, training_args, **options):
                 logger.warning(f"GLUE's diagnostic set is left out ({error})")
         if not TEST_SPLITS.keys() & splits.keys():
             raise lacks(splits, "--do_predict", "data to predict", name)
-
-    wanted = ["train"] * training_args.do_train
-    wanted += list(EVAL_SPLITS) * training_args.do_eval + list(TEST_SPLITS) * training_args.do_predict
-    limits = {"train": data_args.max_train_samples}
-    limits |= dict.fromkeys(EVAL_SPLITS, data_args.max_eval_samples)
-    limits |= dict.fromkeys(TEST_SPLITS, data_args.max_predict_samples)
+        wanted += list(TEST_SPLITS)
     splits = DatasetDict({split: splits[split] for split in wanted if split in splits})
     for split in splits:
-        if limits[split] is not None:
-            splits[split] = splits[split].take(limits[split])
         if len(splits[split]) == 0:
             raise UsageError(f"the {split} data has no rows.")
     return splits
@@ -185,27 +191,40 @@ def lacks(splits, option, data, dataset_name):
     return UsageError(f"{option} needs {data}, but there is only {', '.join(splits)}: {cure}.")
 
 
-def find_text_columns(splits, data_args):
-    """Returns the columns of the text, one or two. By default these are all columns that hold text, except the labels'."""
-    if data_args.task_name is not None:
-        return GLUE_TASKS[data_args.task_name][0]
-    if data_args.text_column is not None:
-        for split in splits:
-            check_columns(split, splits[split].column_names, data_args.text_column)
-        return tuple(data_args.text_column)
-    features = next(iter(splits.values())).features
-    found = [
-        column
-        for column, feature in features.items()
-        if column != data_args.label_column and getattr(feature, "dtype", None) in ("string", "large_string")
-    ]
-    if not 1 <= len(found) <= 2:
-        raise UsageError(f"which columns hold the text? Give --text_column with one or two of {', '.join(features)}.")
-    return tuple(found)
+def find_texts(splits, data_args):
+    """Returns the columns of the text, one or two, and the splits, in all of which they have these names."""
+    asked = GLUE_TASKS[data_args.task_name][0] if data_args.task_name is not None else data_args.text_column
+    columns, renamed = None, {}
+    for split, dataset in splits.items():
+        found = find_text_columns(split, dataset, columns or asked, data_args.label_column)
+        columns = columns or found
+        names = {name: column for name, column in zip(found, columns, strict=True) if name != column}
+        renamed[split] = dataset.rename_columns(names)
+    return columns, renamed
+
+
+def choose_rows(splits, labels, data_args, training_args):
+    """
+    Holds out a part of the training data if there is nothing else to evaluate on, and takes the first rows of each split.
+
+    `splits` have a column `labels`, and `labels` are the `Labels`.
+    """
+    if training_args.do_eval and not EVAL_SPLITS.keys() & splits.keys():
+        part = data_args.validation_split_percentage
+        logger.warning(f"There is no validation data, so {part} % of the training data are held out for it")
+        classes = class_of_each(splits["train"]["labels"], labels)
+        held_out = hold_out_of_each_class(splits["train"], classes, part, training_args.seed)
+        splits = splits | dict(zip(("train", "validation"), held_out, strict=True))
+    if not training_args.do_train:
+        splits = {split: dataset for split, dataset in splits.items() if split != "train"}
+    limits = {"train": data_args.max_train_samples}
+    limits |= dict.fromkeys(EVAL_SPLITS, data_args.max_eval_samples)
+    limits |= dict.fromkeys(TEST_SPLITS, data_args.max_predict_samples)
+    return {split: dataset.take(limits[split] or len(dataset)) for split, dataset in splits.items()}
 
 
 def tokenize(split, dataset, columns, tokenizer, max_seq_length, **map_kwargs):
-    """Returns the dataset with the texts of its columns tokenized and cut. Says how long they are, and how many were cut."""
+    """Returns the dataset with the texts of its columns tokenized and cut. The log says how many are cut or empty."""
 
     def encode(batch):
         texts = [["" if text is None else str(text) for text in batch[column]] for column in columns]
@@ -213,16 +232,21 @@ def tokenize(split, dataset, columns, tokenizer, max_seq_length, **map_kwargs):
         lengths = [len(input_ids) for input_ids in encoded["input_ids"]]
         if max(lengths) > max_seq_length:
             encoded = tokenizer(*texts, truncation=True, max_length=max_seq_length)
-        return {**encoded, "length": lengths}
+        return {**encoded, "length": lengths, "is_empty": [not any(map(str.strip, row)) for row in zip(*texts)]}
 
     removed = [column for column in dataset.column_names if column != "labels"]
-    encoded = dataset.map(encode, batched=True, remove_columns=removed, desc=f"Tokenizing {split}", **map_kwargs)
-    lengths = np.array(encoded["length"])
+    fingerprint = Hasher.hash((dataset._fingerprint, columns, identity_of(tokenizer), max_seq_length))
+    map_kwargs |= {"remove_columns": removed, "new_fingerprint": fingerprint, "desc": f"Tokenizing {split}"}
+    encoded = dataset.map(encode, batched=True, **map_kwargs)
+    lengths, empty = np.array(encoded["length"]), sum(encoded["is_empty"])
     logger.info(f"{split}: {len(encoded)} examples of {lengths.mean():.0f} tokens on average, {lengths.max()} at most")
+    logger.info(f"{split}: the first one is {shortened(tokenizer.decode(encoded[0]['input_ids']))}")
+    if empty:
+        logger.warning(f"{empty} of {len(encoded)} {split} examples have no text")
     if (lengths > max_seq_length).any():
         cut = (lengths > max_seq_length).sum()
         logger.warning(f"{cut} of {len(encoded)} {split} examples are longer than {max_seq_length} tokens: they are cut")
-    return encoded.remove_columns("length")
+    return encoded.remove_columns(["length", "is_empty"])
 
 
 def check_arguments(model_args, training_args):
@@ -236,6 +260,12 @@ def main(argv):
     argument_classes = (ClassifierArguments, TaskArguments, FineTuningArguments)
     model_args, data_args, training_args = parse_arguments(argv, argument_classes, __doc__.strip().splitlines()[0])
     check_arguments(model_args, training_args)
+    with output_folder(training_args):
+        fine_tune(model_args, data_args, training_args)
+
+
+def fine_tune(model_args, data_args, training_args):
+    """Trains, evaluates and predicts, as the arguments say."""
     set_up_logging(training_args)
     set_seed(training_args.seed)
 
@@ -243,43 +273,56 @@ def main(argv):
     config = config_of(model_args)
     checkpoint = find_checkpoint(training_args)
     splits = read_splits(data_args, training_args, cache_dir=model_args.cache_dir, token=model_args.token)
-    columns = find_text_columns(splits, data_args)
-    labels, labels_by_split = find_labels(splits, data_args.label_column, config, data_args.problem_type, data_args.task_name)
+    columns, splits = find_texts(splits, data_args)
+    labels, labels_by_split = find_labels(
+        splits,
+        data_args.label_column,
+        config,
+        data_args.problem_type,
+        is_typed=not any(str(path).endswith((".csv", ".tsv")) for path in data_args.files.values()),
+        is_learned=training_args.do_train,
+    )
     names = "" if labels.problem_type == REGRESSION else f" with {', '.join(labels.names)}"
     logger.info(f"Texts from {' and '.join(columns)}, labels from {data_args.label_column}: {labels.problem_type}{names}")
+    metric_name = data_args.task_name or labels.problem_type
+    if training_args.metric_for_best_model == METRIC_OF_THE_TASK:
+        training_args.metric_for_best_model = best_metric(metric_name)
+    check_best_metric(training_args, metric_names(metric_name))
     config.problem_type = labels.problem_type
     config.id2label = dict(enumerate(labels.names))
     config.label2id = {name: index for index, name in enumerate(labels.names)}
+    for split, dataset in splits.items():
+        splits[split] = dataset.select_columns(list(columns))
+        if labels_by_split[split] is not None:
+            splits[split] = splits[split].add_column("labels", labels_by_split[split])
+    splits = choose_rows(splits, labels, data_args, training_args)
     texts = None
     if "train" in splits and not (model_args.model_name_or_path or model_args.tokenizer_name):  # to train a tokenizer on
         texts = Dataset.from_dict({"text": [text for column in columns for text in splits["train"][column]]})
     tokenizer, config = prepare_tokenizer(model_args, training_args, config, checkpoint, texts)
     max_seq_length = set_max_seq_length(data_args, config, tokenizer)
-    check_used_folders(config, len(tokenizer), training_args, checkpoint)
+    check_used_folders(config, vocabulary_size(tokenizer), training_args, checkpoint)
 
     examples = {}
     for split, dataset in splits.items():
-        dataset = dataset.select_columns(list(columns))
-        if labels_by_split[split] is not None:
-            dataset = dataset.add_column("labels", labels_by_split[split])
         with training_args.main_process_first(desc=f"tokenizing {split}"):
             examples[split] = tokenize(split, dataset, columns, tokenizer, max_seq_length, **data_args.map_kwargs)
     evaluated = {split: examples[split] for split in EVAL_SPLITS if split in examples}
 
-    metric_name = data_args.task_name or labels.problem_type
-    if training_args.metric_for_best_model == METRIC_OF_THE_TASK:
-        training_args.metric_for_best_model, training_args.greater_is_better = best_metric(metric_name)
+    run = begin_run("linformer-glue", model_args, data_args, training_args, examples, max_seq_length, checkpoint)
+    if run.is_finished:
+        return
     callbacks = []
     if training_args.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(training_args.early_stopping_patience))
 
     set_seed(training_args.seed)
-    head = {"ignore_mismatched_sizes": model_args.ignore_mismatched_sizes}
+    head = {"new_head": training_args.do_train, "ignore_mismatched_sizes": model_args.ignore_mismatched_sizes}
     card = card_of(model_args, data_args, "text-classification", usage_example(columns))
     if data_args.task_name is not None:  # also for a local copy of it
         card.dataset, card.dataset_config = GLUE, data_args.task_name
     trainer = LinformerTrainer(
-        model=model_of(model_args, AutoModelForSequenceClassification, config, **head),
+        model=model_of(model_args, AutoModelForSequenceClassification, config, tokenizer, **head),
         args=training_args,
         train_dataset=examples.get("train"),
         eval_dataset=next(iter(evaluated.values()), None),
@@ -292,7 +335,7 @@ def main(argv):
     )
 
     if training_args.do_train:
-        train(trainer, checkpoint)
+        train(trainer, checkpoint, run)
     metrics = {}
     for split, dataset in evaluated.items():
         metrics |= trainer.evaluate(dataset, metric_key_prefix=EVAL_SPLITS[split])
@@ -304,6 +347,7 @@ def main(argv):
             predict(trainer, split, prefix, examples[split], data_args.task_name, labels)
     if training_args.do_train:
         publish(trainer)
+    run.end()
 
 
 def usage_example(columns):
@@ -313,11 +357,20 @@ def usage_example(columns):
 
 
 def predict(trainer, split, prefix, examples, task_name, labels):
-    """Predicts a split, writes the predictions, and saves the metrics if the split has labels."""
-    output = trainer.predict(examples, metric_key_prefix=prefix)
-    if "labels" in examples.column_names:
-        trainer.log_metrics(prefix, output.metrics)
-        trainer.save_metrics(prefix, output.metrics)
+    """Predicts a split, writes the predictions, and saves the metrics of the rows that have labels."""
+    references = list(examples["labels"]) if "labels" in examples.column_names else []
+    labelled = [row for row, reference in enumerate(references) if reference is not None]
+    is_partly_labelled = 0 < len(labelled) < len(references)
+    output = trainer.predict(examples.remove_columns("labels") if is_partly_labelled else examples, metric_key_prefix=prefix)
+    metrics = output.metrics
+    if is_partly_labelled:
+        logger.warning(f"{len(labelled)} of {len(references)} {split} examples have labels: the metrics are theirs")
+        known = np.array([references[row] for row in labelled])
+        found = trainer.compute_metrics(EvalPrediction(output.predictions[labelled], known))
+        metrics |= {f"{prefix}_{name}": value for name, value in found.items()}
+    if labelled:
+        trainer.log_metrics(prefix, metrics)
+        trainer.save_metrics(prefix, metrics)
     if not trainer.is_world_process_zero():
         return
     folder = Path(trainer.args.output_dir)

@@ -11,6 +11,7 @@ In a checkout, `python run_mlm.py` is the same command. When a run was killed, t
 complete checkpoint.
 """
 
+import copy
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +21,16 @@ from transformers import AutoModelForMaskedLM, TrainingArguments, pipeline, set_
 from ..arguments import (
     ModelArguments,
     TextArguments,
+    check_best_metric,
     check_training_arguments,
     parse_arguments,
     run_command,
     set_up_logging,
 )
 from ..errors import UsageError
-from ..masked_lm import MaskingCollator, NewMasksEachEpoch, compute_metrics, token_losses, unigram_perplexity
+from ..masked_lm import METRICS, MaskingCollator, NewMasksEachEpoch, compute_metrics, token_losses, unigram_perplexity
+from ..run_record import begin_run, output_folder
+from ..tokenization import vocabulary_size
 from ..trainer import LinformerTrainer, pad_to_multiple_of, publish, train
 from .steps import (
     card_of,
@@ -90,6 +94,13 @@ def read_arguments(argv):
 def main(argv):
     model_args, data_args, training_args = read_arguments(argv)
     check_training_arguments(data_args, training_args)
+    check_best_metric(training_args, METRICS)
+    with output_folder(training_args):
+        pretrain(model_args, data_args, training_args)
+
+
+def pretrain(model_args, data_args, training_args):
+    """Trains and evaluates, as the arguments say."""
     set_up_logging(training_args)
     set_seed(training_args.seed)
 
@@ -97,16 +108,17 @@ def main(argv):
     config = config_of(model_args)
     checkpoint = find_checkpoint(training_args)
     texts = texts_of(data_args, training_args, cache_dir=model_args.cache_dir, token=model_args.token)
-    tokenizer, config = prepare_tokenizer(model_args, training_args, config, checkpoint, texts.get("train"))
+    tokenizer, config = prepare_tokenizer(model_args, training_args, config, checkpoint, texts.get("train"), mask=True)
     max_seq_length = set_max_seq_length(data_args, config, tokenizer)
-    check_used_folders(config, len(tokenizer), training_args, checkpoint)
+    check_used_folders(config, vocabulary_size(tokenizer), training_args, checkpoint)
 
     sequences = sequences_of(data_args, training_args, texts, tokenizer, max_seq_length)
+    run = begin_run("linformer-mlm", model_args, data_args, training_args, sequences, max_seq_length, checkpoint)
+    if run.is_finished:
+        return
 
     set_seed(training_args.seed)
-    model = model_of(model_args, AutoModelForMaskedLM, config)
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer))
+    model = model_of(model_args, AutoModelForMaskedLM, config, tokenizer, new_head=training_args.do_train)
     # The head over the vocabulary is a large part of a small model's work, and only the tokens to predict need it
     model.sparse_prediction = True
 
@@ -125,6 +137,7 @@ def main(argv):
         eval_dataset=sequences.get("validation"),
         processing_class=tokenizer,
         data_collator=collator,
+        eval_data_collator=copy.copy(collator),  # whose epoch stays 0, so that evaluations mask the same tokens
         compute_metrics=compute_metrics,
         preprocess_logits_for_metrics=token_losses,
         callbacks=[NewMasksEachEpoch(collator)],
@@ -132,18 +145,22 @@ def main(argv):
         sequence_parallel_size=processes,
     )
     if training_args.do_train:
-        train(trainer, checkpoint)
+        train(trainer, checkpoint, run)
     if training_args.do_eval:
-        collator.epoch = 0
         metrics = trainer.evaluate()
         if "train" in sequences and not data_args.streaming:
             metrics["eval_unigram_perplexity"] = unigram_perplexity(
-                sequences["train"], sequences["validation"], collator, len(tokenizer), tokenizer.all_special_ids
+                sequences["train"],
+                sequences["validation"],
+                trainer.eval_data_collator,
+                vocabulary_size(tokenizer),
+                tokenizer.all_special_ids,
             )
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
     if training_args.do_train:
         publish(trainer)
+    run.end()
 
     if trainer.is_world_process_zero() and training_args.do_eval:
         print_perplexity(metrics)
@@ -156,8 +173,8 @@ def main(argv):
 def print_perplexity(metrics):
     """Prints the model's perplexity beside that of a unigram model, if there is one to compare with."""
     unigram = metrics.get("eval_unigram_perplexity")
-    if unigram is not None:
-        perplexity = metrics["eval_perplexity"]
+    perplexity = metrics.get("eval_perplexity")
+    if unigram is not None and perplexity is not None:
         print(
             f"\nHeld-out perplexity {perplexity:.1f}, against {unigram:.1f} of a unigram model on the same masked tokens"
             f" ({perplexity / unigram:.2f} of it)"

@@ -5,10 +5,11 @@
 import re
 
 import transformers
+from accelerate.utils import broadcast_object_list
 from transformers import RobertaTokenizer
 
 from ..checkpoints import check_same_model, checkpoint_to_resume
-from ..data import hold_out
+from ..data import hold_out_last
 from ..errors import UsageError
 from ..loading import (
     check_max_seq_length,
@@ -21,8 +22,9 @@ from ..loading import (
     override,
 )
 from ..model_card import TrainingCard
+from ..run_record import has_trained_model
 from ..text import demo_texts, load_texts, make_sequences, stream_sequences
-from ..tokenization import fit_vocabulary, train_tokenizer
+from ..tokenization import check_vocabulary, fit_vocabulary, grow_embeddings, train_tokenizer, vocabulary_size
 
 
 logger = transformers.utils.logging.get_logger("transformers.linformer")
@@ -40,10 +42,12 @@ def config_of(model_args):
 
 
 def find_checkpoint(training_args):
-    """Returns the checkpoint to go on from, or None if there is none or nothing is trained."""
-    if not training_args.do_train:
-        return None
-    return checkpoint_to_resume(training_args.output_dir, training_args.resume_from_checkpoint)
+    """Returns the checkpoint that the main process finds to go on from, or None if there is none or nothing is trained."""
+    checkpoint = None
+    if training_args.do_train and training_args.process_index == 0:
+        with_best = training_args.load_best_model_at_end
+        checkpoint = checkpoint_to_resume(training_args.output_dir, training_args.resume_from_checkpoint, with_best)
+    return broadcast_object_list([checkpoint])[0]
 
 
 def check_used_folders(config, vocab_size, training_args, checkpoint):
@@ -53,13 +57,15 @@ def check_used_folders(config, vocab_size, training_args, checkpoint):
             check_same_model(config, folder, vocab_size)
 
 
-def prepare_tokenizer(model_args, training_args, config, checkpoint=None, texts=None):
+def prepare_tokenizer(model_args, training_args, config, checkpoint=None, texts=None, mask=False, may_grow=True):
     """
     Returns the tokenizer to train with, and the configuration that fits it.
 
     That is the tokenizer of `--tokenizer_name`, of the model that training starts from, or of the checkpoint that it goes
-    on from. Where there is none of these, the main process trains one on the dataset `texts` and saves it to the output
-    folder, from which the other processes read it.
+    on from, or of the model in the output folder if it is trained. Where there is none of these, the main process trains
+    one on the dataset `texts` and saves it to the output folder, from which the other processes read it. `mask` says
+    whether a mask token is needed, and `may_grow` whether the embeddings of a checkpoint grow for a larger tokenizer, see
+    `model_of`, if the model is trained.
     """
 
     def fitted(tokenizer):
@@ -68,8 +74,12 @@ def prepare_tokenizer(model_args, training_args, config, checkpoint=None, texts=
         return fit_vocabulary(config, tokenizer, re.search(r"(^|,)\s*vocab_size\s*=", model_args.config_overrides or ""))
 
     name = model_args.tokenizer_name or model_args.model_name_or_path or checkpoint
+    if name is None and has_trained_model(training_args):
+        name = training_args.output_dir
     if name is not None:
-        tokenizer = load_tokenizer(name, use_fast=model_args.use_fast_tokenizer, **model_args.hub_kwargs)
+        tokenizer = load_tokenizer(name, mask, use_fast=model_args.use_fast_tokenizer, **model_args.hub_kwargs)
+        if model_args.model_name_or_path is not None and not (may_grow and training_args.do_train):
+            check_vocabulary(tokenizer, config.vocab_size, name)
         return tokenizer, fitted(tokenizer)
     if texts is None:
         raise UsageError("without training text there is no tokenizer to train: give --tokenizer_name.")
@@ -78,7 +88,7 @@ def prepare_tokenizer(model_args, training_args, config, checkpoint=None, texts=
             logger.info(f"Training a byte-level BPE of {model_args.vocab_size} tokens on the training text")
             tokenizer = train_tokenizer(texts, model_args.vocab_size, config.max_position_embeddings)
             if training_args.do_train:  # before anything is written into the folder
-                check_same_model(fitted(tokenizer), training_args.output_dir, len(tokenizer))
+                check_same_model(fitted(tokenizer), training_args.output_dir, vocabulary_size(tokenizer))
             tokenizer.save_pretrained(training_args.output_dir)
     # Only now, as the first process of each other machine does not wait at the beginning of the block above
     if training_args.process_index != 0:
@@ -96,9 +106,10 @@ def set_max_seq_length(data_args, config, tokenizer):
 
 def texts_of(data_args, training_args, **options):
     """
-    Returns the splits that `TextArguments` describe, `train` and, where it is wanted, `validation`.
+    Returns the splits that `TextArguments` describe, `train` and, if it is evaluated on, `validation`.
 
-    `options` are those of `datasets.load_dataset`. Without a validation set, a part of the training data is held out.
+    `options` are those of `datasets.load_dataset`. Without a validation set, the last part of the training data is held
+    out, but only if there is something to evaluate.
     """
     if data_args.demo:
         texts = demo_texts(data_args.streaming)
@@ -107,14 +118,15 @@ def texts_of(data_args, training_args, **options):
         texts = load_texts(data_args.dataset_name, data_args.dataset_config_name, data_args.files, **options)
     if training_args.do_train and "train" not in texts:
         raise UsageError(f"--do_train needs a split `train`, but the data has only {', '.join(texts)}.")
-    if "validation" not in texts and "train" in texts and (training_args.do_eval or not data_args.streaming):
+    if training_args.do_eval and "validation" not in texts:
+        if "train" not in texts:
+            raise UsageError("--do_eval needs text to evaluate on: give --validation_file.")
         part = data_args.validation_split_percentage
-        texts["train"], texts["validation"] = hold_out(texts["train"], part, training_args.seed)
+        logger.warning(f"There is no validation data, so the last {part} % of the training data are held out for it")
+        texts["train"], texts["validation"] = hold_out_last(texts["train"], part)
     for split, limit in (("train", data_args.max_train_samples), ("validation", data_args.max_eval_samples)):
         if limit is not None and split in texts:
             texts[split] = texts[split].take(limit)
-    if training_args.do_eval and "validation" not in texts:
-        raise UsageError("--do_eval needs text to evaluate on: give --validation_file.")
     return texts
 
 
@@ -123,28 +135,31 @@ def sequences_of(data_args, training_args, texts, tokenizer, max_seq_length):
     wanted = ["train"] * training_args.do_train + ["validation"] * training_args.do_eval
     sequences = {}
     for split in wanted:
+        arguments = (texts[split], tokenizer, max_seq_length, data_args.line_by_line)
         if data_args.streaming:
-            stream = texts[split]
-            if split == "train":
-                stream = stream.shuffle(seed=training_args.seed, buffer_size=10_000)
-            sequences[split] = stream_sequences(stream, tokenizer, max_seq_length, data_args.line_by_line)
+            sequences[split] = stream_sequences(*arguments, seed=training_args.seed if split == "train" else None)
             continue
-        options = {"line_by_line": data_args.line_by_line, "desc": f"Tokenizing {split}"} | data_args.map_kwargs
         with training_args.main_process_first(desc=f"tokenizing {split}"):
+            logger.info(f"The {split} data")
             try:
-                sequences[split] = make_sequences(texts[split], tokenizer, max_seq_length, **options)
+                sequences[split] = make_sequences(*arguments, desc=f"Tokenizing {split}", **data_args.map_kwargs)
             except UsageError as error:
                 raise UsageError(f"{split} data: {error}") from error
-        logger.info(f"{split}: {len(texts[split])} texts, {len(sequences[split])} sequences of up to {max_seq_length} tokens")
     return sequences
 
 
-def model_of(model_args, auto_class, config, **options):
-    """Returns the model of `--model_name_or_path`, or a new one. `options` are those of `from_pretrained`."""
+def model_of(model_args, auto_class, config, tokenizer, **options):
+    """
+    Returns the model of `--model_name_or_path`, or a new one. `options` are those of `load_model`.
+
+    Where the tokenizer has more tokens than the checkpoint, the embeddings grow.
+    """
     if model_args.model_name_or_path is None:
         return new_model(auto_class, config, model_args.dtype, model_args.trust_remote_code)
     options |= model_args.hub_kwargs | {"overrides": model_args.config_overrides}
-    return load_model(auto_class, model_args.model_name_or_path, config, model_args.dtype, **options)
+    model = load_model(auto_class, model_args.model_name_or_path, config, model_args.dtype, **options)
+    grow_embeddings(model, tokenizer)
+    return model
 
 
 def card_of(model_args, data_args, task, example):

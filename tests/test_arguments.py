@@ -1,0 +1,113 @@
+"""Tests that arguments that cannot be used end a command with one line, on the command line and in a file."""
+
+import json
+
+import pytest
+from tiny_runs import mlm_arguments
+
+from transformers_linformer.commands import choose_k, convert, distill, glue, mlm
+from transformers_linformer.errors import UsageError
+
+
+@pytest.mark.parametrize("command", [mlm, glue, distill, convert, choose_k])
+@pytest.mark.parametrize("from_file", [False, True])
+def test_misspelt_arguments(command, from_file, tmp_path):
+    wrong, right = {
+        mlm: ("num_epochs", "num_train_epochs"),
+        glue: ("trian_file", "train_file"),
+        distill: ("teacher_path", "teacher_name_or_path"),
+        convert: ("projected_dims", "projected_dim"),
+        choose_k: ("projekted_dims", "projected_dims"),
+    }[command]
+    content = {"output_dir": str(tmp_path / "out"), "model_name_or_path": "some", wrong: 3}
+    argv = [f"--{name}={value}" for name, value in content.items()]
+    if command is mlm:
+        argv = [*argv[:-1], *argv[-1].split("=")]
+    expected = f"there is no argument --{wrong}. Did you mean --{right}?"
+    if from_file:
+        (tmp_path / "arguments.json").write_text(json.dumps(content))
+        argv = [str(tmp_path / "arguments.json")]
+        expected = f"{argv[0]}: there is no argument {wrong}. Did you mean {right}?"
+    with pytest.raises(UsageError) as raised:
+        command.main(argv)
+    assert str(raised.value) == expected
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"max_steps": "ten"}, 'max_steps is "ten"; it must be an integer.'),
+        ({"max_steps": 2.5}, "max_steps is 2.5; it must be an integer."),
+        ({"max_steps": True}, "max_steps is true; it must be an integer."),
+        ({"learning_rate": "5e-5"}, 'learning_rate is "5e-5"; it must be a number.'),
+        ({"do_train": "yes"}, 'do_train is "yes"; it must be true or false.'),
+        ({"do_train": 1}, "do_train is 1; it must be true or false."),
+        ({"train_file": 3}, "train_file is 3; it must be a string."),
+        ({"text_column": ["a", 3]}, 'text_column is ["a", 3]; it must be a list, each a string.'),
+        ({"output_dir": {}}, "output_dir is {}; it must be a string."),
+        ({"dtype": "float31"}, 'dtype is "float31"; it must be one of auto, bfloat16, float16, float32.'),
+        ({"seed": -1}, "--seed is -1; it must be at least 0."),
+    ],
+)
+def test_values_of_a_wrong_type_in_an_arguments_file(more, message, tmp_path):
+    path = tmp_path / "arguments.json"
+    path.write_text(json.dumps({"output_dir": str(tmp_path / "out")} | more))
+    with pytest.raises(UsageError) as raised:
+        mlm.main([str(path)])
+    assert str(raised.value).removeprefix(f"{path}: ") == message
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1]", "must be of the form"),
+        ('{"do_train": true', "cannot be read: Expecting"),
+        ("{}", "model_name_or_path is missing"),
+        ('{"model_name_or_path": "a", "output_dir": "b", "projected_dim": [4, 0.5]}', "it must be a list, each an integer"),
+    ],
+)
+def test_arguments_files_that_cannot_be_used(content, message, tmp_path):
+    (tmp_path / "arguments.json").write_text(content)
+    with pytest.raises(UsageError, match=message) as raised:
+        convert.main([str(tmp_path / "arguments.json")])
+    assert "\n" not in str(raised.value)
+
+
+def test_all_types_of_arguments_from_a_file(tmp_path):
+    content = {
+        "output_dir": "out",
+        "learning_rate": 1,
+        "lr_scheduler_type": "cosine",
+        "lr_scheduler_kwargs": {"num_cycles": 1},
+        "report_to": ["none"],
+        "text_column": "body",
+        "bf16": False,
+        "max_seq_length": None,
+        "save_steps": 0.5,
+    }
+    (tmp_path / "arguments.json").write_text(json.dumps(content))
+    model_args, data_args, training_args = mlm.read_arguments([str(tmp_path / "arguments.json")])
+    assert data_args.text_column == ["body"] and data_args.max_seq_length is None
+    assert training_args.lr_scheduler_type == "cosine" and training_args.lr_scheduler_kwargs == {"num_cycles": 1}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--max_steps=ten",), "argument --max_steps/--max-steps: invalid int value: 'ten'"),
+        (("--max_steps",), "argument --max_steps/--max-steps: expected one argument"),
+        (("--lr_scheduler_type=lineer",), "argument --lr_scheduler_type/--lr-scheduler-type: invalid choice: 'lineer'"),
+        (("--load_best_model_at_end",), "requires the save and eval strategy to match"),
+        (("stray",), "there is no argument stray."),
+        (("--seed=-1",), "--seed is -1; it must be at least 0."),
+        (("--seed=4294967296",), "--seed is 4294967296; it must be less than"),
+        (("--per_device_train_batch_size=0",), "--per_device_train_batch_size is 0; it must be at least 1."),
+        (("--gradient_accumulation_steps=0",), "--gradient_accumulation_steps is 0; it must be at least 1."),
+        (("--learning_rate=nan",), "--learning_rate is nan; it must be at least 0."),
+    ],
+)
+def test_arguments_that_cannot_be_used(more, message, tmp_path):
+    with pytest.raises(UsageError, match=message) as raised:
+        mlm.main(mlm_arguments(tmp_path, tmp_path / "out", *more))
+    assert "\n" not in str(raised.value)
