@@ -17,8 +17,9 @@ def first_line(error):
 def file_error(error):
     """Returns, in one line, which file could not be read or written and why, or None for an error that is about no file."""
     if isinstance(error, OSError):
-        file = "" if error.filename is None else f"{error.filename}: "
-        return f"{file}{error.strerror}" if error.strerror else first_line(error)
+        file = error.filename2 or error.filename  # the first is what is written where a file is copied
+        reason = error.strerror or first_line(error)
+        return reason if file is None else f"{file}: {reason}"
     line = first_line(error)
     if "(os error " in line:  # of safetensors and tokenizers
         return line
