@@ -983,7 +983,7 @@ def test_long_inputs_go_in_chunks_of_whole_blocks_without_gradients(block_size, 
 
     with torch.no_grad():
         assert chunks_of(14) == chunks
-        assert chunks_of(11) == [11]
+        assert len(chunks_of(12)) > 1 and chunks_of(11) == [11]
         model.set_attn_implementation("eager")
         assert chunks_of(14, output_attentions=True) == [14]
     assert chunks_of(14) == [14]
