@@ -19,6 +19,8 @@ CLASSIFIER_POOLINGS = ("cls", "mean")
 AUTO_MAP = {
     "AutoConfig": "configuration_linformer.LinformerConfig",
     "AutoModel": "modeling_linformer.LinformerModel",
+    "AutoModelForTextEncoding": "modeling_linformer.LinformerModel",
+    "AutoModelForPreTraining": "modeling_linformer.LinformerForMaskedLM",
     "AutoModelForMaskedLM": "modeling_linformer.LinformerForMaskedLM",
     "AutoModelForSequenceClassification": "modeling_linformer.LinformerForSequenceClassification",
     "AutoModelForTokenClassification": "modeling_linformer.LinformerForTokenClassification",
@@ -33,6 +35,11 @@ class LinformerConfig(PreTrainedConfig):
     r"""
     max_position_embeddings (`int`, *optional*, defaults to 512):
         n, the length of the longest input, in tokens. Positions run from 0 to n - 1, without RoBERTa's offset.
+    position_period (`int`, *optional*):
+        The number of position embeddings, if there are fewer than n. Positions then repeat: position p has the embedding of
+        p modulo `position_period`. With blocks it has to be a multiple of the block size, so that the positions within a
+        block are consecutive. `None` gives each of the n positions its own embedding. A conversion to more positions than
+        the original has sets it to the number of the original's.
     projected_dim (`int` or `list[int]`, *optional*, defaults to 256):
         k, the number of rows that keys and values are projected to along the sequence (section 4 of the paper). A list
         gives one k per layer (the nonuniform projected dimension of section 4).
@@ -59,11 +66,12 @@ class LinformerConfig(PreTrainedConfig):
     sparse_prediction (`bool`, *optional*, defaults to `False`):
         Whether `LinformerForMaskedLM`, if it is given labels, scores the vocabulary only at the tokens to predict. The loss
         is the same, and the head takes about a seventh of the time and memory.
-    inference_chunk_size (`int`, *optional*, defaults to 512):
+    inference_chunk_size (`int`, *optional*):
         Without gradients, an input of at least four times this many tokens goes through each layer in chunks of this many
         tokens, rounded up to whole blocks. The chunks use the same memory one after the other, and the outputs are the
-        same. The layers then overwrite their input, so a forward hook has to copy what it keeps. 0 turns chunks off. They
-        are also off with `output_attentions` and under `torch.compile`.
+        same. The layers then overwrite their input, so a forward hook has to copy what it keeps. `None` stands for 512 on a
+        CPU and for 16,384 on other devices, which smaller chunks would not keep busy. 0 turns chunks off. They are also off
+        with `output_attentions` and under `torch.compile`.
     classifier_pooling (`str`, *optional*, defaults to `"cls"`):
         What `LinformerForSequenceClassification` reads: `"cls"` is the hidden state of the first token, and `"mean"` is
         the mean of those of all tokens, to which all blocks of a long document contribute.
@@ -105,6 +113,7 @@ class LinformerConfig(PreTrainedConfig):
     hidden_dropout_prob: float | int = 0.1
     attention_probs_dropout_prob: float | int = 0.1
     max_position_embeddings: int = 512
+    position_period: int | None = None
     projected_dim: int | list[int] = 256
     projection_sharing: str = "layerwise"
     projection_type: str = "linear"
@@ -117,7 +126,7 @@ class LinformerConfig(PreTrainedConfig):
     bos_token_id: int | None = 0
     eos_token_id: int | list[int] | None = 2
     sparse_prediction: bool = False
-    inference_chunk_size: int = 512
+    inference_chunk_size: int | None = None
     classifier_pooling: str = "cls"
     classifier_dropout: float | int | None = None
     is_decoder: bool = False
@@ -134,6 +143,7 @@ class LinformerConfig(PreTrainedConfig):
         self.validate_hidden_size()
         self.validate_projection()
         self.validate_blocks()
+        self.validate_position_period()
         self.validate_inference_chunk_size()
 
     def to_dict(self):
@@ -189,10 +199,25 @@ class LinformerConfig(PreTrainedConfig):
                 f"`pad_token_id` must be one of the `vocab_size` ({self.vocab_size}) ids, or None, got {self.pad_token_id}."
             )
 
-    def validate_inference_chunk_size(self):
-        if self.inference_chunk_size < 0:
+    def validate_position_period(self):
+        n, period, block = self.max_position_embeddings, self.position_period, self.block_multiple
+        if period is None:
+            return
+        if not 1 <= period <= n:
             raise ValueError(
-                "`inference_chunk_size` must be a number of tokens per chunk, or 0 for never using chunks, got"
+                f"`position_period` must be from 1 to `max_position_embeddings` ({n}), or None for n different positions, got"
+                f" {period}."
+            )
+        if period < n and period % block:
+            raise ValueError(
+                f"`block_size` is {self.block_size}, which does not divide the {period} positions of `position_period`: later"
+                " positions repeat them, and a repetition would start within a block. Choose a divisor, or 0."
+            )
+
+    def validate_inference_chunk_size(self):
+        if self.inference_chunk_size is not None and self.inference_chunk_size < 0:
+            raise ValueError(
+                "`inference_chunk_size` must be a number of tokens per chunk, or 0 for never using chunks, or None, got"
                 f" {self.inference_chunk_size}."
             )
 

@@ -5,13 +5,14 @@
 import transformers
 
 from configuration_linformer import LinformerConfig
+from configuration_linformer.configuration_linformer import AUTO_MAP
 
 from . import modeling_linformer
 from .modeling_linformer import *  # noqa: F403
-from .modeling_linformer import __all__
+from .modeling_linformer import __all__  # noqa: F401
 
 
-for _name in __all__:
-    _class = getattr(modeling_linformer, _name)
-    if _class._auto_class is not None:
-        getattr(transformers, _class._auto_class).register(LinformerConfig, _class, exist_ok=True)
+for _auto_class, _reference in AUTO_MAP.items():
+    if _auto_class != "AutoConfig":
+        _class = getattr(modeling_linformer, _reference.split(".")[-1])
+        getattr(transformers, _auto_class).register(LinformerConfig, _class, exist_ok=True)

@@ -53,7 +53,8 @@ class LinformerEmbeddings(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.position_period = config.position_period
+        self.position_embeddings = nn.Embedding(config.position_period or config.max_position_embeddings, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -75,6 +76,8 @@ class LinformerEmbeddings(nn.Module):
             token_type_ids = torch.zeros_like(position_ids)
 
         embeddings = inputs_embeds + self.token_type_embeddings(token_type_ids)
+        if self.position_period is not None:
+            position_ids = position_ids % self.position_period
         embeddings = embeddings + self.position_embeddings(position_ids)
         return self.dropout(self.LayerNorm(embeddings))
 
@@ -512,7 +515,7 @@ class LinformerModel(LinformerPreTrainedModel):
     def set_input_embeddings(self, value):
         self.embeddings.word_embeddings = value
 
-    def inference_chunk_size(self, seq_length, **kwargs):
+    def inference_chunk_size(self, seq_length, device, **kwargs):
         """
         Returns the number of tokens that are computed at once, a multiple of all block sizes, or None for all tokens. It is
         None with gradients, because these need the intermediate results of all tokens anyway.
@@ -521,6 +524,8 @@ class LinformerModel(LinformerPreTrainedModel):
         attentions = kwargs.get("output_attentions", self.config.output_attentions)
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or attentions:
             return None
+        if chunk_size is None:
+            chunk_size = 512 if device.type == "cpu" else 16384
         if not chunk_size or seq_length < 4 * chunk_size:
             return None
         return -(-chunk_size // multiple) * multiple
@@ -562,7 +567,7 @@ class LinformerModel(LinformerPreTrainedModel):
                 " with a larger `max_position_embeddings`."
             )
 
-        tokens.chunk_size = self.inference_chunk_size(tokens.seq_length, **kwargs)
+        tokens.chunk_size = self.inference_chunk_size(tokens.seq_length, device, **kwargs)
         if position_ids is None:
             position_ids = tokens.offset + torch.arange(input_shape[1], device=device).unsqueeze(0)
 

@@ -1,10 +1,13 @@
 """Tests that arguments that cannot be used end a command with one line, on the command line and in a file."""
 
 import json
+import sys
 
 import pytest
-from tiny_runs import mlm_arguments
+import torch
+from tiny_runs import make_inputs, mlm_arguments
 
+from transformers_linformer.arguments import run_command
 from transformers_linformer.commands import choose_k, convert, distill, glue, mlm
 from transformers_linformer.errors import UsageError
 
@@ -32,6 +35,22 @@ def test_misspelt_arguments(command, from_file, tmp_path):
         command.main(argv)
     assert str(raised.value) == expected
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("argument", "hint"),
+    [
+        ("--max_seq=16", "Did you mean --max_seq_length?"),
+        ("--max-seq=16", "Did you mean --max_seq_length?"),
+        ("--learning=1", "Did you mean --learning_rate?"),
+        ("--overwrite_output_dir", "To train anew, delete the folder, or name another one with --output_dir."),
+        ("--no-cuda", "Give --use_cpu."),
+    ],
+)
+def test_arguments_that_are_abbreviated_or_gone(argument, hint, tmp_path):
+    with pytest.raises(UsageError) as raised:
+        mlm.main(mlm_arguments(tmp_path, tmp_path / "out", argument))
+    assert str(raised.value) == f"there is no argument {argument.partition('=')[0]}. {hint}"
 
 
 @pytest.mark.parametrize(
@@ -64,6 +83,7 @@ def test_values_of_a_wrong_type_in_an_arguments_file(more, message, tmp_path):
         ("[1]", "must be of the form"),
         ('{"do_train": true', "cannot be read: Expecting"),
         ("{}", "model_name_or_path is missing"),
+        ('{"overwrite_output_dir": true}', "no argument overwrite_output_dir. To train anew, delete the folder"),
         ('{"model_name_or_path": "a", "output_dir": "b", "projected_dim": [4, 0.5]}', "it must be a list, each an integer"),
     ],
 )
@@ -105,9 +125,51 @@ def test_all_types_of_arguments_from_a_file(tmp_path):
         (("--per_device_train_batch_size=0",), "--per_device_train_batch_size is 0; it must be at least 1."),
         (("--gradient_accumulation_steps=0",), "--gradient_accumulation_steps is 0; it must be at least 1."),
         (("--learning_rate=nan",), "--learning_rate is nan; it must be at least 0."),
+        (("--learning_rate=inf",), "--learning_rate is inf; it must be finite."),
+        (("--weight_decay=nan",), "--weight_decay is nan; it must be at least 0."),
+        (("--max_grad_norm=nan",), "--max_grad_norm is nan; it must be at least 0."),
+        (("--adam_beta1=2",), "--adam_beta1 is 2.0; it must be less than 1."),
+        (("--label_smoothing_factor=2",), "--label_smoothing_factor is 2.0; it must be less than 1."),
+        (("--dataloader_num_workers=-1",), "--dataloader_num_workers is -1; it must be at least 0."),
+        (("--preprocessing_num_workers=-1",), "--preprocessing_num_workers is -1; it must be at least 1."),
+        (("--logging_steps=-1",), "--logging_steps is -1.0; it must be at least 0."),
     ],
 )
 def test_arguments_that_cannot_be_used(more, message, tmp_path):
     with pytest.raises(UsageError, match=message) as raised:
         mlm.main(mlm_arguments(tmp_path, tmp_path / "out", *more))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--max_seq_length=0",), "--max_seq_length 0 must be from 3 to 32"),
+        (("--vocab_size=260",), "--vocab_size is 260; it must be at least 261, as each byte is a token."),
+        (("--report_to=nowhere",), "nowhere is not supported, only "),
+        (("--save_strategy=best",), "`args.metric_for_best_model` must be provided"),
+        (("--torch_compile_backend=nothing",), "'NOTHING' is not a valid DynamoBackend"),
+        (("--optim_args=much",), "--optim adamw_torch.* --optim_args much: "),
+        (('--lr_scheduler_kwargs={"much": 1}',), "--lr_scheduler_type linear --lr_scheduler_kwargs .*'much'"),
+    ],
+)
+def test_arguments_that_libraries_refuse_later(more, message, tmp_path):
+    with pytest.raises(UsageError, match=message) as raised:
+        mlm.main(mlm_arguments(make_inputs(tmp_path), tmp_path / "out", "--max_steps=1", *more))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_library_that_an_argument_needs(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "deepspeed", None)  # as if it was not installed
+    # transformers keeps the settings for later models, of other tests, too
+    monkeypatch.setattr("transformers.integrations.deepspeed._hf_deepspeed_config_weak_ref", None)
+    with pytest.raises(UsageError, match="deepspeed") as raised:
+        mlm.main(mlm_arguments(tmp_path, tmp_path / "out", "--deepspeed=settings.json"))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_command_leaves_the_group_of_its_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["linformer-mlm"])
+    group = {"init_method": f"file://{tmp_path}/store", "rank": 0, "world_size": 1}
+    run_command(lambda argv: torch.distributed.init_process_group("gloo", **group))
+    assert not torch.distributed.is_initialized()

@@ -149,6 +149,7 @@ def test_a_full_disk(size, finished_run, inputs, tmp_path, monkeypatch):
         (PermissionError(13, "Permission denied", "/a/b"), "linformer: error: /a/b: Permission denied"),
         (OSError(28, "No space left", "/from", None, "/to"), "linformer: error: /to: No space left"),
         (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos\nmore"), "the disk may be full"),
+        (RuntimeError("basic_ios::clear: iostream error"), "the disk may be full"),
         (Exception("No space left on device (os error 28)"), "linformer: error: No space left on device (os error 28)"),
     ],
 )

@@ -264,7 +264,7 @@ def test_a_damaged_file_is_one_clear_line(models, tmp_path):
 def test_no_text_a_file_as_folder_and_a_decoder(models, text_file, tmp_path):
     with pytest.raises(UsageError, match="give --dataset_name, --train_file, or --demo"):
         choose_k.main([f"--model_name_or_path={models / 'bert'}", f"--output_dir={tmp_path}"])
-    with pytest.raises(UsageError, match="--output_dir .* File exists"):
+    with pytest.raises(UsageError, match="--output_dir .* is a file"):
         choose_k.main(arguments(models / "bert", text_file, text_file))
     transformers.AutoTokenizer.from_pretrained(models / "bert").save_pretrained(tmp_path / "gpt2")
     transformers.GPT2Config(n_embd=16, n_layer=1, n_head=1).save_pretrained(tmp_path / "gpt2")

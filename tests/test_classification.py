@@ -1,4 +1,4 @@
-"""What a classifier is trained on, and what is written of its predictions."""
+"""Tests what a classifier is trained on, and what is written of its predictions."""
 
 import csv
 import logging
@@ -18,6 +18,7 @@ from transformers_linformer.classification import (
     write_submission,
 )
 from transformers_linformer.commands import glue
+from transformers_linformer.errors import UsageError
 from transformers_linformer.tokenization import train_tokenizer
 
 
@@ -48,6 +49,12 @@ def test_inputs_are_cut_and_counted(columns, tokenizer, caplog):
     assert examples["labels"][:] == [0, 1, 0]
     assert "1 of 3 train examples are longer than 12 tokens: they are cut" in caplog.text
     assert "1 of 3 train examples have no text" in caplog.text
+
+
+def test_texts_that_are_all_empty_are_refused(tokenizer):
+    data = Dataset.from_dict({"text": [None, " "], "labels": [0, 1]})
+    with pytest.raises(UsageError, match="--text_column text: no row of the train data has text there"):
+        glue.tokenize("train", data, ("text",), tokenizer, 12)
 
 
 def test_the_seed_draws_what_is_held_out():

@@ -175,7 +175,7 @@ def test_the_default_blocks_divide_the_positions():
         assert model.config.block_size == wanted
         assert convert_to_linformer(source, projected_dim=K, block_size=7).config.block_size == 7  # no position repeats
         if positions % 7:
-            with pytest.raises(ValueError, match=f"`block_size` is 7, which does not divide the original's {positions} pos"):
+            with pytest.raises(ValueError, match=f"`block_size` is 7, which does not divide the {positions} pos"):
                 convert_to_linformer(source, projected_dim=K, block_size=7, max_position_embeddings=positions + 1)
 
 
@@ -196,14 +196,13 @@ def test_no_more_tokens_count_than_the_original_summed_over(options, limit):
 
 
 @pytest.mark.parametrize("class_name", ["BertModel", "RobertaModel", "DistilBertModel"])
-def test_positions_are_tiled_or_cut(class_name):
+def test_positions_repeat_or_are_cut(class_name):
     source = make_source(class_name)
     rows = source.embeddings.position_embeddings.weight[-N:]
-    for n in (11, N, 3 * N - 5):
+    for n, period in ((11, None), (N, None), (3 * N - 5, N)):
         model = convert_to_linformer(source, projected_dim=K, max_position_embeddings=n)
-        ours = model.embeddings.position_embeddings.weight
-        assert len(ours) == n == model.config.max_position_embeddings
-        assert all(torch.equal(row, rows[index % N]) for index, row in enumerate(ours))
+        assert model.config.max_position_embeddings == n and model.config.position_period == period
+        assert torch.equal(model.embeddings.position_embeddings.weight, rows[:n])
         assert_same(model, source, make_inputs(source, [K, 2]))
         assert_same(model, source, make_inputs(source, [min(n, model.config.block_size), 2]))
     assert model(torch.randint(7, VOCAB, (1, n))).last_hidden_state.shape == (1, n, 32)
@@ -426,14 +425,18 @@ def test_a_folder_of_sentence_transformers(tmp_path):
         {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
     ]
     (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 32}))
     arguments = ["--model_name_or_path", str(folder), "--output_dir", str(tmp_path / "out"), "--projected_dim", str(K)]
     main(arguments)
     assert_same(AutoModel.from_pretrained(tmp_path / "out"), source, make_inputs(source, [K, 4]))
     assert len(AutoTokenizer.from_pretrained(tmp_path / "out")) == 15
 
     (folder / "modules.json").write_text(json.dumps(modules[1:]))
-    with pytest.raises(UsageError, match="modules.json.*no module of the type Transformer"):
+    with pytest.raises(UsageError, match="modules.json: module 0 is sentence_transformers.models.Pooling, but a Transformer"):
         main([*arguments[:3], str(tmp_path / "other")])
+    with pytest.raises(ValueError, match="modules.json names no module of the type Transformer"):
+        convert_to_linformer(folder)
 
 
 def test_arguments_may_stand_in_a_file(tmp_path):

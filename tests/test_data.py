@@ -169,12 +169,23 @@ def test_columns_of_the_text(columns, asked, found):
         ({"id": "p-1", "body": "a b"}, None, "which columns of the train data hold the text\\? .* 'id', 'body'"),
         ({"date": "2024-01-01", "body": "a b"}, None, "which columns of the train data"),
         ({"a": 1}, None, "which columns of the train data"),
+        ({"text": 3, "body": "a b"}, None, "--text_column: text of the train data does not hold text alone"),
+        ({"text": ["a"]}, None, "--text_column: text of the train data does not hold text alone"),
+        ({"text": {"a": "b"}}, None, "--text_column: text of the train data does not hold text alone"),
+        ({"text": "a", "date": 7}, ["date"], "--text_column: date of the train data does not hold text alone"),
         ({"text;label": "a;b"}, ["text"], "--text_column text: .* 'text;label'. It is a single column: is the file separated"),
     ],
 )
 def test_columns_that_are_not_clear(columns, asked, message):
     with pytest.raises(UsageError, match=message):
         find_text_columns("train", Dataset.from_list([columns]), asked, "label")
+
+
+def test_a_column_of_text_and_numbers_is_no_text():
+    with pytest.raises(UsageError, match="text of the train data does not hold text alone"):
+        find_text_columns("train", json_dataset([{"text": 3}, {"text": "a"}]))
+    with pytest.raises(UsageError, match="body of the train data does not hold text alone"):  # the number comes late
+        find_text_columns("train", json_dataset([{"body": "a b"}] * 1000 + [{"body": 3}]))
 
 
 # Labels
@@ -237,7 +248,9 @@ def test_labels_of_a_dataset_with_names():
         ([[1.0], [2.0]], {"problem_type": REGRESSION}, "row 1 .* label \\[1.0\\], which is no finite number"),
         (["1.5", "inf"], {"is_typed": False}, "row 2 of the train data has the label 'inf', which is no finite number"),
         ([1.5, float("inf")], {}, "row 2 of the train data has the label inf, which is no finite number"),
+        ([1.5, -1e300], {}, "row 2 of the train data has the label -1e\\+300, which is too large for float32"),
         ([None, None], {}, "no row of the train data has a label"),
+        ([[], []], {}, "--label_column label: no row of the training data has a label"),
         (["a", " ", "b"], {"is_typed": False}, "row 2 of the train data has no label \\(in all, 1 rows have none\\)"),
         (["a", "a"], {}, "all training labels are 'a'"),
     ],

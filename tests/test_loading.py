@@ -198,6 +198,13 @@ def test_weights_that_cannot_be_read(command, file, damage, models, tmp_path):
     assert "weights_only" not in refused, "torch advises to run the code in a pickle"
 
 
+@pytest.mark.parametrize("command", [mlm, convert, choose_k])
+def test_a_configuration_with_a_value_of_another_type(command, models, tmp_path):
+    name = "linformer" if command is mlm else "bert"
+    model = copy(models, name, tmp_path / "model", vocab_size="many")
+    assert "Validation error for field 'vocab_size'" in refusal(command, models, tmp_path / "out", model=model)
+
+
 def test_weights_that_float16_does_not_hold(models, tmp_path):
     model = copy(models, "linformer", tmp_path / "model", fill(1e6))
     run(mlm, models, tmp_path / "out", model=model)

@@ -1,4 +1,4 @@
-"""Which tokens are masked, and how well a model predicts them."""
+"""Tests which tokens are masked, and how it is measured how well a model predicts them."""
 
 import logging
 import math
@@ -7,6 +7,7 @@ import datasets
 import pytest
 import torch
 from datasets import Dataset
+from tiny_runs import TINY, make_inputs, mlm_arguments, read
 from transformers import TrainingArguments
 
 from transformers_linformer import LinformerConfig, LinformerForMaskedLM, checkpoints
@@ -95,6 +96,22 @@ def test_training_masks_anew_in_each_epoch_and_evaluation_does_not(tokenizer, se
     assert len(others) == 2 and all(torch.equal(first, other) for other in others)
     rows = {tuple(sorted(map(tuple, batch.tolist()))) for _, batch in seen["train"]}
     assert len(rows) == 3
+
+
+def test_a_run_masks_anew_in_each_epoch_but_evaluates_on_the_same_masks(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(mlm, "unigram_perplexity", lambda *arguments: seen.append(arguments) or 1.0)
+    inputs = make_inputs(tmp_path)
+    options = ("--do_eval", f"--validation_file={inputs / 'text.txt'}", "--num_train_epochs=3", "--save_strategy=no")
+    # Each epoch is one batch, and the model stays as it is, so that only other masks change the loss
+    options += ("--eval_strategy=epoch", "--logging_strategy=epoch", "--learning_rate=0", "--per_device_train_batch_size=24")
+    fields = f"--config_overrides={TINY},hidden_dropout_prob=0.0,attention_probs_dropout_prob=0.0"
+    mlm.main(mlm_arguments(inputs, tmp_path / "out", *options, fields))
+    history = read(tmp_path / "out", "trainer_state.json")["log_history"]
+    losses = [[round(entry[name], 4) for entry in history if name in entry] for name in ("loss", "eval_loss")]
+    assert len(set(losses[0])) == 3 and len(losses[1]) == 3 and len(set(losses[1])) == 1
+    ((_, _, collator, vocab_size, special_ids),) = seen
+    assert collator.epoch == 0 and sorted(special_ids) == [0, 1, 2, 3, 4] and vocab_size > 256
 
 
 def test_unigram_model_counts_no_special_tokens(tokenizer, sequences):

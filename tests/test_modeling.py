@@ -598,6 +598,24 @@ def test_every_head_passes_on_every_input(head):
     embedded = embedded + positions[inputs.pop("position_ids")] - positions[:9]
     assert_same_outputs(model(inputs_embeds=embedded.masked_fill(~is_token[..., None], 9.0), **inputs), wanted)
 
+    model.set_attn_implementation("eager")
+    outputs = model(inputs_embeds=embedded, output_hidden_states=True, output_attentions=True, **inputs)
+    assert len(outputs.hidden_states) == 3 and len(outputs.attentions) == 2  # of two layers
+
+
+@types
+@with_and_without_blocks
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@torch.no_grad()
+def test_attention_dropout(attention, projection_type, block_size):
+    config = {"projection_type": projection_type, "block_size": block_size, "attn_implementation": attention}
+    model = make_model(attention_probs_dropout_prob=1.0, **config)
+    dropped = model.train()(BATCH, attention_mask=MASK).last_hidden_state
+    for layer in model.encoder.layer:
+        layer.attention.self.value.weight.zero_()
+        layer.attention.self.value.bias.zero_()
+    assert_equal(dropped, model.eval()(BATCH, attention_mask=MASK).last_hidden_state, 1e-6)
+
 
 def test_both_dropouts_of_the_classification_head():
     model = make_model(LinformerForSequenceClassification, classifier_dropout=0.5, num_labels=4).train()
@@ -792,7 +810,11 @@ def test_logits_to_keep_is_refused_where_it_could_mean_anything(logits_to_keep, 
         ({"initializer_range": -0.1}, ["`initializer_range`", "at least 0", "got -0.1"]),
         ({"layer_norm_eps": -1e-5}, ["`layer_norm_eps`", "at least 0", "got -1e-05"]),
         ({"layer_norm_eps": float("nan")}, ["`layer_norm_eps`", "at least 0", "got nan"]),
+        ({"position_period": 0}, ["`position_period`", f"`max_position_embeddings` ({N})", "got 0"]),
+        ({"position_period": N + 1}, ["`position_period`", f"`max_position_embeddings` ({N})", f"got {N + 1}"]),
+        ({"position_period": 12, "block_size": 5}, ["`block_size` is 5", "`position_period`", "divide the 12 positions"]),
         ({"pad_token_id": VOCAB}, ["`pad_token_id`", f"`vocab_size` ({VOCAB})", f"got {VOCAB}"]),
+        ({"pad_token_id": -VOCAB - 1}, ["`pad_token_id`", f"`vocab_size` ({VOCAB})", f"got {-VOCAB - 1}"]),
         ({"num_attention_heads": -3}, ["`num_attention_heads`", "at least 1", "got -3"]),
         *(
             ({name: 0}, [f"`{name}`", "at least 1", "got 0"])
@@ -816,6 +838,30 @@ def test_contradictions_are_refused(fields, named):
     assert "\n" not in str(error.value)
 
 
+def test_positions_repeat_after_their_period():
+    name = "embeddings.position_embeddings.weight"
+    repeated, tiled = make_model(position_period=10, block_size=5), make_model(block_size=5)
+    rows = repeated.embeddings.position_embeddings.weight
+    assert rows.shape[0] == 10
+    tiled.load_state_dict({**repeated.state_dict(), name: rows.detach()[torch.arange(N) % 10]})
+    batch, mask = pad_right([make_ids(N), make_ids(13)])
+    for model in (repeated, tiled):
+        model(batch, attention_mask=mask).last_hidden_state.square().sum().backward()
+    own = tiled.embeddings.position_embeddings.weight.grad
+    assert_equal(rows.grad, torch.zeros_like(rows).index_add(0, torch.arange(N) % 10, own), 1e-4)
+    for length in (1, 5, 11, N):
+        assert_equal(repeated(make_ids(2, length)).last_hidden_state, tiled(make_ids(2, length)).last_hidden_state, 0)
+
+
+@torch.no_grad()
+def test_the_smallest_sizes_are_accepted():
+    names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "type_vocab_size")
+    sizes = {**dict.fromkeys(names, 1), "max_position_embeddings": 1, "projected_dim": 1}
+    model = LinformerModel(LinformerConfig(**sizes, initializer_range=0.0, layer_norm_eps=0.0, pad_token_id=-1))
+    assert model(torch.zeros(1, 1, dtype=torch.long)).last_hidden_state.shape == (1, 1, 1)
+    assert LinformerConfig(**{**SIZES, "projection_type": "mean_pool", "far_token_limit": K}).far_token_limit == K
+
+
 def test_poolings_take_a_k_per_layer_whatever_the_sharing():
     config = LinformerConfig(**{**SIZES, "projected_dim": [8, 4], "projection_type": "max_pool"})
     assert config.projected_dims == [8, 4]
@@ -831,7 +877,8 @@ def test_defaults_are_those_of_roberta_and_the_paper():
         "block_size": 0,
         "far_token_limit": None,
         "sparse_prediction": False,
-        "inference_chunk_size": 512,
+        "inference_chunk_size": None,
+        "position_period": None,
         "classifier_pooling": "cls",
         "auto_map": LinformerConfig().auto_map,
     }
@@ -987,6 +1034,10 @@ def test_long_inputs_go_in_chunks_of_whole_blocks_without_gradients(block_size, 
         model.set_attn_implementation("eager")
         assert chunks_of(14, output_attentions=True) == [14]
     assert chunks_of(14) == [14]
+    chosen = LinformerModel(LinformerConfig(**SIZES)).inference_chunk_size
+    with torch.no_grad():
+        assert [chosen(length, torch.device("cpu")) for length in (2047, 2048)] == [None, 512]
+        assert [chosen(length, torch.device("meta")) for length in (65535, 65536)] == [None, 16384]
 
 
 def test_only_the_wanted_positions_are_scored():
@@ -1188,6 +1239,7 @@ def test_initial_convolution_is_mean_pooling():
     "num_labels, labels, loss_function",
     [
         (1, torch.tensor([0.3, -1.2]), lambda logits, labels: nn.functional.mse_loss(logits[:, 0], labels)),
+        (1, torch.tensor([3, -1]), lambda logits, labels: nn.functional.mse_loss(logits[:, 0], labels.float())),
         (4, torch.tensor([3, 1]), nn.functional.cross_entropy),
         (
             4,
@@ -1195,13 +1247,15 @@ def test_initial_convolution_is_mean_pooling():
             nn.functional.binary_cross_entropy_with_logits,
         ),
     ],
-    ids=["regression", "single-label", "multi-label"],
+    ids=["regression", "regression to integers", "single-label", "multi-label"],
 )
 def test_sequence_classification_loss(num_labels, labels, loss_function):
     model = make_model(LinformerForSequenceClassification, num_labels=num_labels)
     output = model(BATCH, attention_mask=MASK, labels=labels)
     assert output.logits.shape == (2, num_labels)
     assert_equal(output.loss, loss_function(output.logits, labels), 1e-6)
+    output.loss.backward()
+    assert model.classifier.out_proj.bias.grad.any()
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])

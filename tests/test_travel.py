@@ -173,7 +173,10 @@ def test_installed_and_imported_the_local_classes_are_loaded(tmp_path, trust_rem
 def test_auto_map_names_every_head():
     references = LinformerConfig().auto_map
     assert references.pop("AutoConfig") == "configuration_linformer.LinformerConfig"
-    assert sorted(references.values()) == [f"modeling_linformer.{head}" for head in HEADS]
+    assert sorted(set(references.values())) == [f"modeling_linformer.{head}" for head in HEADS]
+    for auto_class in ("AutoModelForTextEncoding", "AutoModelForPreTraining"):  # as those of RoBERTa
+        theirs = getattr(transformers, auto_class)._model_mapping[transformers.RobertaConfig].__name__
+        assert references[auto_class] == f"modeling_linformer.{theirs.replace('Roberta', 'Linformer')}"
 
 
 def imported_names(tree):

@@ -4,6 +4,7 @@
 
 import enum
 import json
+import math
 import sys
 import types
 import typing
@@ -11,6 +12,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 
 import datasets
+import torch
 import transformers
 from transformers import HfArgumentParser, TrainingArguments
 
@@ -19,15 +21,34 @@ from .errors import UsageError, did_you_mean, file_error
 
 # Of all other metrics more is better
 LESS_IS_BETTER = ("loss", "mse", "perplexity")
-# The least values of arguments that transformers does not check
+# The least values of arguments that nothing else checks before training
 LEAST = {
     "seed": 0,
     "learning_rate": 0,
+    "weight_decay": 0,
+    "max_grad_norm": 0,
+    "label_smoothing_factor": 0,
+    "neftune_noise_alpha": 0,
+    "adam_beta1": 0,
+    "adam_beta2": 0,
+    "adam_epsilon": 0,
     "per_device_train_batch_size": 1,
     "per_device_eval_batch_size": 1,
     "gradient_accumulation_steps": 1,
+    "dataloader_num_workers": 0,
     "num_train_epochs": 0,
+    "logging_steps": 0,
+    "save_steps": 0,
+    "eval_steps": 0,
     "early_stopping_patience": 1,
+}
+# What some of them must be less than
+BOUND = {"seed": 2**32, "label_smoothing_factor": 1, "adam_beta1": 1, "adam_beta2": 1}
+
+# What to do where earlier versions of transformers had an argument
+INSTEAD = {
+    "overwrite_output_dir": "To train anew, delete the folder, or name another one with --output_dir.",
+    "no_cuda": "Give --use_cpu.",
 }
 
 
@@ -40,7 +61,8 @@ class OneLineParser(HfArgumentParser):
 
 def parse_arguments(argv, argument_classes, description):
     """Returns instances of the dataclasses, filled from the command line or from a single .json file."""
-    parser = OneLineParser(argument_classes, description=description)
+    # An abbreviation would silently be taken for the argument that it begins, and a misspelt name can be one
+    parser = OneLineParser(argument_classes, description=description, allow_abbrev=False)
     file = argv[0] if len(argv) == 1 and argv[0].endswith(".json") else None
     try:
         if file is not None:
@@ -50,13 +72,19 @@ def parse_arguments(argv, argument_classes, description):
             if unknown:
                 names = [f"--{each.name}" for arguments in argument_classes for each in fields(arguments)]
                 word = next((word for word in unknown if word.startswith("--")), unknown[0]).partition("=")[0]
-                raise UsageError(f"there is no argument {word}.{did_you_mean(word.replace('-', '_'), names)}")
-    except ValueError as error:
+                raise UsageError(f"there is no argument {word}.{hint_at_argument(word, names)}")
+    except (ValueError, ImportError) as error:  # the second of a library that an argument needs
         raise UsageError(("" if file is None else f"{file}: ") + " ".join(str(error).split())) from error
     for arguments in parsed:
         if isinstance(arguments, TrainingArguments):
             check_numbers(arguments)
     return tuple(parsed)
+
+
+def hint_at_argument(name, names):
+    """Returns a hint, to be appended to an error, at what to give in place of an argument that does not exist."""
+    dashes, name = "--" if name.startswith("--") else "", name.lstrip("-").replace("-", "_")
+    return f" {INSTEAD[name]}" if name in INSTEAD else did_you_mean(dashes + name, names)
 
 
 def read_arguments_file(path, argument_classes):
@@ -76,7 +104,7 @@ def read_arguments_file(path, argument_classes):
     arguments = {}
     for name, value in content.items():
         if name not in known:
-            raise UsageError(f"{path}: there is no argument {name}.{did_you_mean(name, known)}")
+            raise UsageError(f"{path}: there is no argument {name}.{hint_at_argument(name, known)}")
         argument, hint = known[name]
         if value is None:
             continue
@@ -136,11 +164,11 @@ def in_words(hint):
 def check_numbers(training_args):
     """Raises `UsageError` for numbers that no training can have."""
     for name, least in LEAST.items():
-        value = getattr(training_args, name, None)
+        value, bound = getattr(training_args, name, None), BOUND.get(name, math.inf)
         if value is not None and not value >= least:
             raise UsageError(f"--{name} is {value}; it must be at least {least}.")
-    if training_args.seed >= 2**32:
-        raise UsageError(f"--seed is {training_args.seed}; it must be less than 2**32.")
+        if value is not None and not value < bound:
+            raise UsageError(f"--{name} is {value}; it must be {'finite' if bound == math.inf else f'less than {bound}'}.")
 
 
 def check_best_metric(training_args, names):
@@ -173,6 +201,9 @@ def run_command(main):
         if message is None:
             raise
     else:
+        # A group that is left to the end of the process can abort it, as its threads may still run then
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
         return
     sys.exit(f"{Path(sys.argv[0]).name}: error: {message}")
 
@@ -278,7 +309,7 @@ class DataArguments:
             raise UsageError(f"--text_column takes one column, or two for a pair, not {len(self.text_column)}.")
         if not 0 < self.validation_split_percentage < 100:
             raise UsageError(f"--validation_split_percentage is {self.validation_split_percentage}; it must be 1 to 99.")
-        for name in ("max_train_samples", "max_eval_samples"):
+        for name in ("max_train_samples", "max_eval_samples", "preprocessing_num_workers"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UsageError(f"--{name} is {getattr(self, name)}; it must be at least 1.")
 

@@ -125,6 +125,8 @@ def find_labels(splits, column, config, problem_type=None, is_typed=True, is_lea
             raise UsageError("neither the checkpoint nor the data names the labels: fine-tune with --do_train first.")
         split = next(iter(labelled))
         names = indicated or class_names(splits[split], column, by_split[split])
+    if not names:  # all labels are empty lists
+        raise UsageError(f"--label_column {column}: no row of the training data has a label.")
     if len(names) < 2 and problem_type == SINGLE_LABEL:
         raise UsageError(f"all training labels are {names[0]!r}, so there is nothing to learn.")
     labels = Labels(problem_type, names)
@@ -233,10 +235,12 @@ def read_label(label, problem_type, indicated, where):
         return class_name(label, where)
     try:
         number = float(label)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise UsageError(f"{where} has the label {label!r}, which is no finite number to regress to.")
+    if abs(number) > torch.finfo(torch.float32).max:
+        raise UsageError(f"{where} has the label {label!r}, which is too large for float32: divide all labels by a number.")
     return number
 
 

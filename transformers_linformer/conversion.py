@@ -18,6 +18,7 @@ from configuration_linformer import LinformerConfig
 from modeling_linformer.projections import LinformerLinearProjection
 
 from .loading import check_finite, load_weights, max_input_length, with_subfolder
+from .sentence_modules import cross_encoder_activation
 
 
 logger = transformers.utils.logging.get_logger("transformers.linformer.conversion")
@@ -122,7 +123,7 @@ def convert_to_linformer(
 
     Args:
         model_or_name: the model, or the folder or the Hub name of its checkpoint. If it is a model of
-            sentence-transformers, its transformer is converted.
+            sentence-transformers, its transformer is converted; `write_sentence_modules` writes the rest of it.
         projected_dim (`int` or `list[int]`): k, or one k per layer.
         max_position_embeddings (`int`, *optional*): n, by default the original's. Later positions repeat the original's.
         block_size (`int` or `list[int]`, *optional*): the number of tokens that attend to each other exactly, as in
@@ -160,24 +161,24 @@ def convert_to_linformer(
     target_config = LinformerConfig(
         **carried_fields(config),
         max_position_embeddings=max_position_embeddings,
+        position_period=positions_of_source if max_position_embeddings > positions_of_source else None,
         projected_dim=projected_dim,
         projection_type=projection_type,
         projection_sharing=projection_sharing,
         block_size=block_size,
     )
-    if max_position_embeddings > positions_of_source and positions_of_source % target_config.block_multiple:
-        raise ValueError(
-            f"`block_size` is {block_size}, which does not divide the original's {positions_of_source} positions: later"
-            " positions repeat them, and a repetition would start within a block. Choose a divisor, or 0."
-        )
     set_far_token_limit(target_config, positions_of_source)
+    if target_class == "LinformerForSequenceClassification":
+        activation = cross_encoder_activation(config)
+        if activation is not None:  # where `CrossEncoder` looks for it
+            target_config.sentence_transformers = {"activation_fn": activation}
     if source is None:
         source = load_source(model_or_name, config, class_name, hub_kwargs)
 
     prefix = "" if hasattr(source, source.base_model_prefix) else f"{source.base_model_prefix}."
     state = rename({prefix + name: tensor for name, tensor in source.state_dict().items()}, names)
     positions = "linformer.embeddings.position_embeddings.weight"
-    state[positions] = tile(state[positions][-max_input_length(config) :], max_position_embeddings)
+    state[positions] = state[positions][-positions_of_source:][:max_position_embeddings].clone()
     token_types = "linformer.embeddings.token_type_embeddings.weight"
     state.setdefault(token_types, torch.zeros(target_config.type_vocab_size, target_config.hidden_size))
     return make_linformer(target_class, target_config, state).to(source.device)
@@ -280,11 +281,6 @@ def rename(state, names):
     if dropped:
         logger.warning(f"These tensors are left out, as the Linformer has no place for them: {', '.join(dropped)}")
     return renamed
-
-
-def tile(rows, length):
-    """Repeats the rows over and over, and returns the first `length` of them."""
-    return rows[torch.arange(length, device=rows.device) % len(rows)]
 
 
 def mean_pooling_matrix(k, n):

@@ -269,17 +269,22 @@ def find_text_columns(split, dataset, asked=None, other=None):
     where a named column is missing or holds no text, and where it is not clear which columns to take.
     """
     columns = column_names(dataset)
+    named = next((names for names in TEXT_COLUMNS if set(names) <= set(columns)), None)
     if asked is not None:
-        return tuple(find_column(split, columns, name, "text_column") for name in asked)
-    for names in TEXT_COLUMNS:
-        if set(names) <= set(columns):
-            return names
-    rows = list(islice(dataset, 1000))
-    found = [column for column in columns if column != other and is_text([row[column] for row in rows])]
-    if len(found) != 1:
-        names = ", ".join(map(repr, columns))
-        raise UsageError(f"which columns of the {split} data hold the text? Give --text_column with one or two of {names}.")
-    return tuple(found)
+        named = tuple(find_column(split, columns, name, "text_column") for name in asked)
+    if named is None:
+        rows = list(islice(dataset, 1000))
+        named = tuple(column for column in columns if column != other and is_text([row[column] for row in rows]))
+        if len(named) != 1:
+            names = ", ".join(map(repr, columns))
+            raise UsageError(
+                f"which columns of the {split} data hold the text? Give --text_column with one or two of {names}."
+            )
+    for column in named:
+        feature = (dataset.features or {}).get(column)
+        if feature is not None and getattr(feature, "dtype", None) not in ("string", "large_string"):
+            raise UsageError(f"--text_column: {column} of the {split} data does not hold text alone.")
+    return named
 
 
 def column_names(dataset):

@@ -23,12 +23,13 @@ def file_error(error):
     line = first_line(error)
     if "(os error " in line:  # of safetensors and tokenizers
         return line
-    if isinstance(error, RuntimeError) and "inline_container.cc" in line:
+    if isinstance(error, RuntimeError) and ("inline_container.cc" in line or "iostream error" in line):
         return f"PyTorch cannot write or read a file; the disk may be full ({line})"
     return None
 
 
 def did_you_mean(name, names):
-    """Returns a hint, to be appended to an error, at the one of the names that is most like a misspelt one."""
-    close = difflib.get_close_matches(name, names, n=1) or [each for each in names if each in name or name in each]
+    """Returns a hint, to be appended to an error, at the one of the names that is most like a misspelt or shortened one."""
+    longer = [each for each in names if each.startswith(name)]
+    close = longer or difflib.get_close_matches(name, names, n=1) or [each for each in names if each in name or name in each]
     return f" Did you mean {close[0]}?" if close else ""

@@ -26,6 +26,8 @@ from .errors import UsageError, first_line
 
 logger = transformers.utils.logging.get_logger("transformers.linformer.loading")
 
+# What a configuration raises for a field whose value has a wrong type
+WRONG_TYPE = (StrictDataclassError, TypeError, AttributeError)
 COMPLETE_CHECKPOINT = "name a complete checkpoint, with the configuration that it was saved with"
 
 
@@ -35,24 +37,55 @@ def max_input_length(config):
     return config.max_position_embeddings - (config.pad_token_id + 1 if starts_after_padding else 0)
 
 
+def find_file(name, filename, subfolder="", **hub_kwargs):
+    """Returns the path of a file in a folder or a repository on the Hub, or None if there is no such file."""
+    names = ("cache_dir", "revision", "token", "local_files_only")
+    return cached_file(
+        name,
+        filename,
+        subfolder=subfolder,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        **{key: value for key, value in hub_kwargs.items() if key in names},
+    )
+
+
+def read_json(path, kind):
+    """Returns what a json file holds. Raises `ValueError` if it is no json, or not of the type `kind`."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not a json file: {error}") from error
+    if not isinstance(content, kind):
+        raise ValueError(f"{path} holds a {type(content).__name__} where a {kind.__name__} is needed.")
+    return content
+
+
+def read_modules(name, **hub_kwargs):
+    """
+    Returns the path of the modules.json of sentence-transformers, or None, and the modules that it lists as dictionaries.
+
+    Raises `ValueError` if the file is something else than a list of modules with a type and a path.
+    """
+    path = find_file(name, "modules.json", **hub_kwargs)
+    modules = [] if path is None else read_json(path, list)
+    for module in modules:
+        if not (isinstance(module, dict) and all(isinstance(module.get(field), str) for field in ("type", "path"))):
+            raise ValueError(f"{path} lists {module!r}, which has no `type` and `path`.")
+    return path, modules
+
+
 def with_subfolder(name, **hub_kwargs):
     """
     Returns arguments of `from_pretrained` that find the transformer in a folder or repository of sentence-transformers.
 
     For all other models `subfolder` is "". Raises `ValueError` if modules.json names no transformer.
     """
-    names = ("cache_dir", "revision", "token", "local_files_only")
-    path = cached_file(
-        name,
-        "modules.json",
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        **{key: value for key, value in hub_kwargs.items() if key in names},
-    )
+    path, modules = read_modules(name, **hub_kwargs)
     if path is None:
         return hub_kwargs | {"subfolder": ""}
-    for module in json.loads(Path(path).read_text(encoding="utf-8")):
+    for module in modules:
         if module["type"].endswith(".Transformer"):
             return hub_kwargs | {"subfolder": module["path"]}
     raise ValueError(f"{path} names no module of the type Transformer, so there are no weights to load.")
@@ -87,8 +120,9 @@ def override(config, overrides):
     fields = config.to_dict()
     try:
         return type(config)(**(fields | parse_overrides(overrides, fields)))
-    except (ValueError, StrictDataclassError) as error:
-        raise UsageError(f"--config_overrides: {' '.join(str(error).split())}") from error
+    except (ValueError, *WRONG_TYPE) as error:
+        named = "" if isinstance(error, (ValueError, StrictDataclassError)) else f" {overrides}"  # these name the field
+        raise UsageError(f"--config_overrides{named}: {' '.join(str(error).split())}") from error
 
 
 def load_config(name, argument="model_name_or_path", **hub_kwargs):
@@ -99,6 +133,8 @@ def load_config(name, argument="model_name_or_path", **hub_kwargs):
         return AutoConfig.from_pretrained(name, **with_subfolder(name, **hub_kwargs))
     except (OSError, ValueError) as error:
         raise UsageError(f"--{argument} {name}: {first_line(error)}") from error
+    except WRONG_TYPE as error:
+        raise UsageError(f"--{argument} {name}: {' '.join(str(error).split())}") from error
 
 
 def default_config(model_type):
@@ -115,7 +151,7 @@ def check_max_seq_length(max_seq_length, config, special_tokens=0):
     Raises `UsageError` if the model cannot read that much, or if no token fits beside the special ones.
     """
     longest = max_input_length(config)
-    max_seq_length = max_seq_length or longest
+    max_seq_length = longest if max_seq_length is None else max_seq_length
     if not special_tokens < max_seq_length <= longest:
         raise UsageError(
             f"--max_seq_length {max_seq_length} must be from {special_tokens + 1} to {longest}, the longest input of the"

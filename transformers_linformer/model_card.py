@@ -22,6 +22,11 @@ TASKS = {
     "LinformerForQuestionAnswering": ("AutoModelForQuestionAnswering", "question-answering", "start_logits"),
     "LinformerForMultipleChoice": ("AutoModelForMultipleChoice", "multiple-choice", "logits"),
 }
+# For a class of sentence-transformers, what the Hub calls its task, and a call of a model
+SENTENCE_TASKS = {
+    "SentenceTransformer": ("sentence-similarity", 'model.encode(["A first text.", "And a second one."]).shape'),
+    "CrossEncoder": ("text-ranking", 'model.predict([("A question?", "A text that may answer it.")])'),
+}
 
 
 def write_card(folder, metadata, body):
@@ -137,15 +142,30 @@ The model was trained with transformers {transformers.__version__} and torch {to
 # After conversion
 
 
-def write_conversion_card(model, tokenizer, source, source_positions, output_dir):
+def write_conversion_card(model, tokenizer, source, source_positions, output_dir, sentence_class=None):
     """
     Writes the card of a converted model: where its weights come from, how to load it, and which inputs are exact.
 
     `tokenizer` may be None. `source` is the name or path of the original, and `source_positions` the number of tokens that
-    it reads, or None for a Linformer of fairseq.
+    it reads, or None for a Linformer of fairseq. `sentence_class` is the name of the class of sentence-transformers that
+    loads the model, if one does.
     """
     config, class_name = model.config, type(model).__name__
     metadata = ModelCardData(library_name="transformers", tags=["linformer"], pipeline_tag=TASKS[class_name][1])
+    usage = f"```python\n{conversion_snippet(model, tokenizer, output_dir)}\n```"
+    if sentence_class in SENTENCE_TASKS:
+        metadata.library_name, (metadata.pipeline_tag, call) = "sentence-transformers", SENTENCE_TASKS[sentence_class]
+        metadata.tags = ["linformer", "sentence-transformers"]
+        usage += f"""
+
+Or with sentence-transformers:
+
+```python
+from sentence_transformers import {sentence_class}
+
+model = {sentence_class}({literal(output_dir)}, trust_remote_code=True)
+print({call})
+```"""
     if not os.path.exists(source):
         metadata.base_model = source
     rows = {
@@ -165,9 +185,7 @@ A [Linformer](https://arxiv.org/abs/2006.04768), an encoder whose self-attention
 
 ## How to use
 
-```python
-{conversion_snippet(model, tokenizer, output_dir)}
-```
+{usage}
 
 ## How close it is to the original
 

@@ -82,15 +82,8 @@ def output_folder(training_args):
         yield
         return
     folder = Path(training_args.output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--output_dir {folder} is a file: name a folder.")
     is_new = not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UsageError(f"--output_dir {folder} cannot be written to ({error.strerror}): name another folder.") from error
+    make_folder(folder)
     with lock(folder):
         try:
             yield
@@ -105,6 +98,18 @@ def output_folder(training_args):
             if is_new:
                 with contextlib.suppress(OSError):
                     folder.rmdir()
+
+
+def make_folder(folder):
+    """Makes the output folder of a command. Raises `UsageError` if it is a file, or cannot be written to."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--output_dir {folder} is a file: name a folder.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"--output_dir {folder} cannot be written to ({error.strerror}): name another folder.") from error
 
 
 @contextlib.contextmanager

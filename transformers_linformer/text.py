@@ -46,11 +46,19 @@ def python_documentation():
 
 
 def demo_texts(streaming=False):
-    """Returns Python's documentation as a split `train` with a column `text`."""
+    """
+    Returns Python's documentation as the splits `train` and `validation`, with a column `text`.
+
+    Every twentieth text is for validation: the texts are in the order of their names, so the last ones are about few subjects.
+    """
     # Line breaks and indentation would be a large part of the tokens, and easy ones
     texts = [" ".join(text.split()) for text in python_documentation()]
-    train = Dataset.from_dict({"text": texts})
-    return IterableDatasetDict({"train": train.to_iterable_dataset()}) if streaming else DatasetDict({"train": train})
+    held_out = texts[::20]
+    del texts[::20]
+    splits = {"train": Dataset.from_dict({"text": texts}), "validation": Dataset.from_dict({"text": held_out})}
+    if streaming:
+        return IterableDatasetDict({split: dataset.to_iterable_dataset() for split, dataset in splits.items()})
+    return DatasetDict(splits)
 
 
 def load_texts(dataset_name=None, dataset_config_name=None, files=None, text_column=None, **options):
@@ -80,10 +88,6 @@ def load_texts(dataset_name=None, dataset_config_name=None, files=None, text_col
             columns = find_text_columns(split, texts[split], text_column)
         except ValueError as error:  # a damaged file in a folder, which shows only when it is read
             raise UsageError(f"the text cannot be read: {first_line(error)}") from error
-        for column in columns:
-            feature = (texts[split].features or {}).get(column)
-            if feature is not None and getattr(feature, "dtype", None) not in ("string", "large_string"):
-                raise UsageError(f"--text_column: {column} of the {split} data does not hold text alone.")
         logger.info(f"{split}: texts from {' and '.join(columns)}")
         texts[split] = texts[split].select_columns(list(columns))
         if len(columns) == 1 and columns != ("text",):
@@ -190,13 +194,27 @@ def stream_sequences(texts, tokenizer, max_seq_length, line_by_line=False, seed=
     Returns what `make_sequences` does as a stream, which reads the stream of texts while it is read itself.
 
     With a `seed`, sequences are shuffled with a buffer of 1,000, in another order in each epoch. Texts stay in their order.
+    The log says what the first sequence is. Raises `UsageError` if there is not enough text for one sequence.
     """
     if line_by_line:
         sequences = tokenize(texts, tokenizer, max_seq_length).remove_columns("length")
     else:
-        arguments = {"tokenized": tokenize(texts, tokenizer), "tokenizer": tokenizer, "max_seq_length": max_seq_length}
-        sequences = IterableDataset.from_generator(pack, gen_kwargs=arguments)
+        sequences = stream_packed(texts, tokenizer, max_seq_length)
+    first = next(iter(sequences), None)
+    if first is None and line_by_line:
+        raise UsageError("the data has no text in it.")
+    if first is None:
+        raise UsageError(
+            f"the text is shorter than one sequence of {max_seq_length} tokens: lower --max_seq_length, or use --line_by_line."
+        )
+    logger.info(f"the first sequence: {shortened(tokenizer.decode(first['input_ids']))}")
     return sequences if seed is None else sequences.shuffle(seed=seed, buffer_size=1000)
+
+
+def stream_packed(texts, tokenizer, max_seq_length):
+    """Returns packed sequences as a stream, see `pack`."""
+    arguments = {"tokenized": tokenize(texts, tokenizer), "tokenizer": tokenizer, "max_seq_length": max_seq_length}
+    return IterableDataset.from_generator(pack, gen_kwargs=arguments)
 
 
 def first_sequences(texts, tokenizer, max_seq_length, max_samples):
@@ -206,7 +224,7 @@ def first_sequences(texts, tokenizer, max_seq_length, max_samples):
     Reads no more text than they need. Raises `UsageError` if there are fewer than two.
     """
     try:
-        packed = stream_sequences(texts, tokenizer, max_seq_length)
+        packed = stream_packed(texts, tokenizer, max_seq_length)
         sequences = [sequence["input_ids"] for sequence in islice(packed, max_samples)]
     except ValueError as error:  # a damaged file, which shows only when it is read
         raise UsageError(f"the text cannot be read: {first_line(error)}") from error

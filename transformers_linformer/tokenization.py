@@ -15,9 +15,16 @@ logger = transformers.utils.logging.get_logger("transformers.linformer.tokenizat
 
 
 def train_tokenizer(texts, vocab_size, max_length):
-    """Returns a byte-level BPE with RoBERTa's special tokens, trained on all columns of the dataset `texts`."""
+    """
+    Returns a byte-level BPE with RoBERTa's special tokens, trained on all columns of the dataset `texts`.
+
+    Raises `UsageError` if `vocab_size` is less than the number of special tokens and bytes.
+    """
     bpe = ByteLevelBPETokenizer()
     special_tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    least = len(special_tokens) + 256
+    if vocab_size < least:
+        raise UsageError(f"--vocab_size is {vocab_size}; it must be at least {least}, as each byte is a token.")
     batches = ([text for column in batch.values() for text in column if text] for batch in texts.iter(batch_size=1000))
     bpe.train_from_iterator(batches, vocab_size=vocab_size, min_frequency=2, special_tokens=special_tokens)
     model = json.loads(bpe.to_str())["model"]

@@ -41,6 +41,8 @@ class LinformerTrainer(Trainer):
             raise UsageError(
                 f"--push_to_hub: {first_line(error)} Log in with `hf auth login`, or give --hub_token."
             ) from error
+        except (ValueError, ImportError) as error:  # about an argument, such as --report_to, --fp16 or --torch_compile
+            raise UsageError(first_line(error)) from error
         self.card = card
         self.eval_data_collator = eval_data_collator or self.data_collator
         self.args.restore_callback_states_from_checkpoint = True
@@ -70,6 +72,21 @@ class LinformerTrainer(Trainer):
         self.accelerator.state.device_mesh = mesh
         self.accelerator.dataloader_config.dispatch_batches = False  # of a stream, too, each process reads its batches
         self.model.set_sequence_mesh(mesh["cp"])
+
+    def create_optimizer(self, *args, **kwargs):
+        try:
+            return super().create_optimizer(*args, **kwargs)
+        except (ValueError, TypeError, ImportError) as error:
+            name, more = self.args.optim.value, self.args.optim_args
+            raise UsageError(f"--optim {name}{f' --optim_args {more}' if more else ''}: {first_line(error)}") from error
+
+    def create_scheduler(self, *args, **kwargs):
+        try:
+            return super().create_scheduler(*args, **kwargs)
+        except (ValueError, TypeError) as error:
+            name, more = self.args.lr_scheduler_type.value, self.args.lr_scheduler_kwargs
+            more = f" --lr_scheduler_kwargs {more}" if more else ""
+            raise UsageError(f"--lr_scheduler_type {name}{more}: {first_line(error)}") from error
 
     def _prepare_inputs(self, inputs):
         inputs = super()._prepare_inputs(inputs)

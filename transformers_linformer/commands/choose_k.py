@@ -38,6 +38,7 @@ from ..arguments import HubArguments, parse_arguments, run_command
 from ..conversion import check_encoder, convert_to_linformer
 from ..errors import UsageError
 from ..loading import check_max_seq_length, load_config, load_model, load_tokenizer
+from ..run_record import make_folder
 from ..similarity import MEASURES, last_hidden_states, similarity
 from ..spectrum import smallest_k, spectrum
 from ..tables import markdown_table
@@ -214,10 +215,7 @@ def main(argv):
     model = load_model(AutoModel, args.model_name_or_path, config, **hub_kwargs)
     model.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
     folder = Path(args.output_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--output_dir {folder}: {error.strerror}. Name another folder.") from error
+    make_folder(folder)
 
     rows, other = measure_similarity(model, sequences, args.projection_types, projected_dims, args.block_sizes)
     cumulative = spectrum(model, sequences)

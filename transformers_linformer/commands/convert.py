@@ -9,7 +9,8 @@ Convert a pretrained BERT, RoBERTa, XLM-RoBERTa, CamemBERT or DistilBERT, or a L
     linformer-convert --help
 
 All weights are kept, and the head and the tokenizer, too. Only E and F, the projections along the sequence, are new. By
-default a token attends exactly to its own block of 128 tokens, and to 64 pooled rows of the complete input.
+default a token attends exactly to its own block of 128 tokens, and to 64 pooled rows of the complete input. A folder of
+sentence-transformers becomes one again.
 """
 
 import os
@@ -27,6 +28,7 @@ from ..errors import UsageError, first_line
 from ..fairseq import convert_fairseq_linformer
 from ..loading import load_tokenizer, max_input_length, with_subfolder
 from ..model_card import write_conversion_card
+from ..sentence_modules import read_sentence_modules, sentence_class, write_sentence_modules
 from ..tokenization import check_vocabulary
 
 
@@ -85,7 +87,7 @@ def check_output_dir(folder):
 
 def convert(args):
     """
-    Returns the Linformer, its tokenizer, and the number of tokens that the original reads.
+    Returns the Linformer, its tokenizer, the number of tokens that the original reads, and `read_sentence_modules`' files.
 
     A Linformer of fairseq comes without a tokenizer, unless `--tokenizer_name` names one, and its number is None.
     """
@@ -102,10 +104,14 @@ def convert(args):
         if options:
             raise UsageError(f"{source} is a Linformer already, so --{' and --'.join(options)} cannot be chosen.")
         model = convert_fairseq_linformer(source)
-        return model, args.tokenizer_name and load_tokenizer(args.tokenizer_name, **hub_kwargs), None
+        return model, args.tokenizer_name and load_tokenizer(args.tokenizer_name, **hub_kwargs), None, {}
+    modules = read_sentence_modules(source, **hub_kwargs)
+    task = modules.get("sentence_bert_config.json", {}).get("transformer_task")
+    if args.encoder_only and task == "sequence-classification":
+        modules = {}  # a cross-encoder is none without its head
     config = AutoConfig.from_pretrained(source, **with_subfolder(source, **hub_kwargs))
     tokenizer = load_tokenizer(args.tokenizer_name or source, **hub_kwargs)
-    return convert_to_linformer(source, **options, **hub_kwargs), tokenizer, max_input_length(config)
+    return convert_to_linformer(source, **options, **hub_kwargs), tokenizer, max_input_length(config), modules
 
 
 def main(argv):
@@ -113,7 +119,7 @@ def main(argv):
     source = args.model_name_or_path
     check_output_dir(args.output_dir)
     try:
-        model, tokenizer, source_positions = convert(args)
+        model, tokenizer, source_positions, modules = convert(args)
     except OSError as error:
         raise UsageError(f"--model_name_or_path {source}: {first_line(error)}") from error
     except (ValueError, StrictDataclassError) as error:
@@ -124,7 +130,9 @@ def main(argv):
         tokenizer.model_max_length = n
         tokenizer.save_pretrained(args.output_dir)
     model.save_pretrained(args.output_dir)
-    write_conversion_card(model, tokenizer, source, source_positions, args.output_dir)
+    write_sentence_modules(modules, args.output_dir, n)
+    loader = sentence_class(modules, model.config)
+    write_conversion_card(model, tokenizer, source, source_positions, args.output_dir, loader)
     print(f"A {type(model).__name__} with n = {n}, k = {k} and blocks of {b} tokens is in {args.output_dir}")
     if tokenizer is None:
         print(

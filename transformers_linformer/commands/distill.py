@@ -106,7 +106,8 @@ def distil(model_args, data_args, training_args):
     tokenizer, config = prepare_tokenizer(model_args, training_args, config, checkpoint, may_grow=False)
     teacher = load_teacher(model_args.teacher_name_or_path, config, **model_args.hub_kwargs)
     longest = max_input_length(teacher.config)
-    data_args.max_seq_length = data_args.max_seq_length or min(longest, config.max_position_embeddings)
+    if data_args.max_seq_length is None:
+        data_args.max_seq_length = min(longest, config.max_position_embeddings)
     max_seq_length = set_max_seq_length(data_args, config, tokenizer)
     if max_seq_length > longest:
         raise UsageError(

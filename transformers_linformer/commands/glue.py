@@ -239,6 +239,8 @@ def tokenize(split, dataset, columns, tokenizer, max_seq_length, **map_kwargs):
     map_kwargs |= {"remove_columns": removed, "new_fingerprint": fingerprint, "desc": f"Tokenizing {split}"}
     encoded = dataset.map(encode, batched=True, **map_kwargs)
     lengths, empty = np.array(encoded["length"]), sum(encoded["is_empty"])
+    if empty == len(encoded):
+        raise UsageError(f"--text_column {' '.join(columns)}: no row of the {split} data has text there.")
     logger.info(f"{split}: {len(encoded)} examples of {lengths.mean():.0f} tokens on average, {lengths.max()} at most")
     logger.info(f"{split}: the first one is {shortened(tokenizer.decode(encoded[0]['input_ids']))}")
     if empty:

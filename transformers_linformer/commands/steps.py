@@ -136,13 +136,13 @@ def sequences_of(data_args, training_args, texts, tokenizer, max_seq_length):
     sequences = {}
     for split in wanted:
         arguments = (texts[split], tokenizer, max_seq_length, data_args.line_by_line)
-        if data_args.streaming:
-            sequences[split] = stream_sequences(*arguments, seed=training_args.seed if split == "train" else None)
-            continue
         with training_args.main_process_first(desc=f"tokenizing {split}"):
             logger.info(f"The {split} data")
             try:
-                sequences[split] = make_sequences(*arguments, desc=f"Tokenizing {split}", **data_args.map_kwargs)
+                if data_args.streaming:
+                    sequences[split] = stream_sequences(*arguments, seed=training_args.seed if split == "train" else None)
+                else:
+                    sequences[split] = make_sequences(*arguments, desc=f"Tokenizing {split}", **data_args.map_kwargs)
             except UsageError as error:
                 raise UsageError(f"{split} data: {error}") from error
     return sequences
