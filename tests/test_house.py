@@ -10,7 +10,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("configuration_linformer", "modeling_linformer", "transformers_linformer", "benchmarks")
 # What a command or a benchmark may share with the others of its kind
-SHARED = ("transformers_linformer.commands.steps", "benchmarks.runs", "benchmarks.models", "benchmarks.memory")
+SHARED = (
+    "transformers_linformer.commands.steps",
+    *(f"benchmarks.{name}" for name in ("long_tasks", "memory", "models", "reading", "runs")),
+)
 
 
 def modules():

@@ -1,0 +1,172 @@
+# Copyright 2026 The transformers-linformer authors.
+# SPDX-License-Identifier: Apache-2.0
+"""How an encoder reads long documents: in pieces of 512 tokens, or, as a Linformer, complete. Also how it is trained to."""
+
+import copy
+import time
+from contextlib import nullcontext
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import get_linear_schedule_with_warmup
+
+from transformers_linformer import convert_to_linformer
+
+
+PIECE = 512
+
+
+def cut_into_pieces(tokens, tokenizer, max_pieces):
+    """Returns (pieces, 512): the token ids of a document in pieces, each between its own special tokens, and padding."""
+    size = PIECE - tokenizer.num_special_tokens_to_add()
+    pieces = [tokens[start : start + size] for start in range(0, min(len(tokens), size * max_pieces), size)] or [[]]
+    pieces = [[tokenizer.cls_token_id, *piece, tokenizer.sep_token_id] for piece in pieces]
+    return torch.tensor([piece + [tokenizer.pad_token_id] * (PIECE - len(piece)) for piece in pieces])
+
+
+class Reader(nn.Module):
+    """
+    Reads documents that are given as their pieces, (pieces, 512) token ids each.
+
+    A BERT reads every piece by itself. A Linformer reads the pieces of a document as one sequence, in which a token attends
+    to its own piece, which is a block, and to a summary of the complete document. So where the summary weighs nothing, both
+    compute the same, and whatever differs is what the summary gives.
+    """
+
+    def __init__(self, encoder, pad_token_id):
+        super().__init__()
+        self.encoder, self.pad_token_id = encoder, pad_token_id
+
+    @property
+    def is_linformer(self):
+        return self.encoder.config.model_type == "linformer"
+
+    def as_linformer(self, max_pieces, projected_dim):
+        """Returns a reader with the same weights that reads complete documents."""
+        encoder = convert_to_linformer(
+            copy.deepcopy(self.encoder),
+            projected_dim=projected_dim,
+            block_size=PIECE,
+            max_position_embeddings=PIECE * max_pieces,
+        )
+        return Reader(encoder, self.pad_token_id)
+
+    @property
+    def device(self):
+        return self.encoder.device
+
+    def hidden_states(self, documents):
+        """Returns the last hidden states (p, length, d) of all pieces of the documents, and their mask (p, length)."""
+        if not self.is_linformer:
+            input_ids = torch.cat(documents)
+            length = int((input_ids != self.pad_token_id).sum(1).max())  # short pieces are not filled up to 512 tokens
+            input_ids = input_ids[:, :length].to(self.device)
+            mask = input_ids != self.pad_token_id
+            return self.encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state, mask
+        rows = nn.utils.rnn.pad_sequence([document.flatten() for document in documents], True, self.pad_token_id)
+        is_piece = [torch.arange(rows.shape[1] // PIECE) < len(document) for document in documents]
+        rows, is_piece = rows.to(self.device), torch.cat(is_piece).nonzero().squeeze(1).to(self.device)
+        mask = rows != self.pad_token_id
+        hidden = self.encoder(input_ids=rows, attention_mask=mask).last_hidden_state
+        return [x.unflatten(1, (-1, PIECE)).flatten(0, 1).index_select(0, is_piece) for x in (hidden, mask)]
+
+    def ownership(self, documents):
+        """
+        Returns two tensors (p,) for the p pieces of all documents: the number of the document that each piece belongs to, and
+        the piece's share of the document's tokens.
+        """
+        sizes = (torch.cat(documents) != self.pad_token_id).sum(1)
+        counts = torch.tensor([len(document) for document in documents])
+        owner = torch.arange(len(documents)).repeat_interleave(counts)
+        share = sizes / torch.zeros_like(counts).index_add(0, owner, sizes)[owner]
+        return owner.to(self.device), share.to(self.device)
+
+    def forward(self, documents):
+        """Returns the vector of each piece, which is the mean of its tokens' last hidden states, (p, d), and `ownership`."""
+        hidden, mask = self.hidden_states(documents)
+        vectors = (hidden.float() * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
+        return vectors, *self.ownership(documents)
+
+
+def mean_of_documents(values, owner, share, count):
+    """Averages the pieces' values (p, ...) over the tokens of each of `count` documents, and returns (documents, ...)."""
+    share = share.view(-1, *[1] * (values.dim() - 1))
+    values = values.float() * share
+    return values.new_zeros(count, *values.shape[1:]).index_add(0, owner, values)
+
+
+def autocast(device):
+    """Computes in bfloat16 on a GPU."""
+    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+
+
+def batches_of(documents, size, generator):
+    """
+    Returns lists of `size` indices of documents, in random order. Each batch has documents of about the same length, as it
+    is cut from eight times as many that were sorted.
+    """
+    order = torch.randperm(len(documents), generator=generator).tolist()
+    groups = [sorted(order[i : i + 8 * size], key=lambda i: len(documents[i])) for i in range(0, len(order), 8 * size)]
+    batches = [group[i : i + size] for group in groups for i in range(0, len(group), size)]
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+def train(reader, head, loss, batches, learning_rate):
+    """
+    Trains a reader and the module `head`, or None, with AdamW, by `loss(batch)` of each of the batches. The learning rate,
+    which is 1e-3 for the new head, rises during the first tenth of the steps, and falls linearly to 0 after it.
+    """
+    groups = [{"params": list(reader.parameters())}]
+    if head is not None:
+        groups.append({"params": list(head.parameters()), "lr": 1e-3})
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, weight_decay=0.01, fused=True)
+    schedule = get_linear_schedule_with_warmup(optimizer, len(batches) // 10, len(batches))
+    model = nn.ModuleList([reader] if head is None else [reader, head]).train()
+    for batch in tqdm(batches, desc="training", mininterval=10):
+        with autocast(reader.device):
+            value = loss(batch)
+        value.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    model.eval()
+
+
+@torch.no_grad()
+def read(reader, documents, size=16):
+    """Reads any number of documents, `size` at a time, and returns what the reader returns for all of them."""
+    order = sorted(range(len(documents)), key=lambda i: len(documents[i]))
+    vectors = [None] * len(documents)
+    for start in range(0, len(order), size):
+        numbers = order[start : start + size]
+        batch = [documents[i] for i in numbers]
+        with autocast(reader.device):
+            rows = reader(batch)[0]
+        for i, own in zip(numbers, rows.split([len(document) for document in batch]), strict=True):
+            vectors[i] = own
+    return torch.cat(vectors), *reader.ownership(documents)
+
+
+def seconds_and_memory(reader, documents, size):
+    """
+    Returns the seconds that reading takes per document, and the memory in MiB that it takes above the weights, or None on
+    a CPU. The documents are read twice, and the second time counts.
+    """
+    is_gpu = reader.device.type == "cuda"
+
+    def read_once():
+        read(reader, documents, size)
+        if is_gpu:
+            torch.cuda.synchronize()
+
+    read_once()
+    if is_gpu:
+        torch.cuda.reset_peak_memory_stats()
+        weights = torch.cuda.memory_allocated()
+    start = time.perf_counter()
+    read_once()
+    seconds = (time.perf_counter() - start) / len(documents)
+    return seconds, (torch.cuda.max_memory_allocated() - weights) / 2**20 if is_gpu else None
