@@ -5,10 +5,16 @@
 import math
 from dataclasses import field
 
-from huggingface_hub.dataclasses import strict
-from transformers.activations import ACT2FN
-from transformers.configuration_utils import PreTrainedConfig
-from transformers.utils import auto_docstring
+from transformers.utils.versions import require_version
+
+
+# This comes first, as older releases lack some of what is imported below
+require_version("transformers>=5.4.0", "The Linformer needs it: pip install --upgrade transformers")
+
+from huggingface_hub.dataclasses import strict  # noqa: E402
+from transformers.activations import ACT2FN  # noqa: E402
+from transformers.configuration_utils import PreTrainedConfig  # noqa: E402
+from transformers.utils import auto_docstring  # noqa: E402
 
 
 PROJECTION_SHARINGS = ("none", "headwise", "key_value", "layerwise")

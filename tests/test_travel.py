@@ -4,7 +4,9 @@ import ast
 import builtins
 import json
 import re
+import runpy
 import shutil
+import sys
 
 import pytest
 import torch
@@ -46,6 +48,7 @@ ALLOWED = re.compile(
         | utils\.generic\.(can_return_tuple | maybe_autocast | merge_with_config_defaults)
         | utils\.import_utils\.is_tracing
         | utils\.output_capturing\.capture_outputs
+        | utils\.versions\.require_version  # reads the version of an installed package
     )
     | \.configuration_linformer\.LinformerConfig
     | \.projections\.(LinformerLearnedProjection | PROJECTION_CLASSES | Tokens | number_of_blocks)
@@ -168,6 +171,12 @@ def test_installed_and_imported_the_local_classes_are_loaded(tmp_path, trust_rem
         loaded = getattr(transformers, auto_class).from_pretrained(tmp_path, trust_remote_code=trust_remote_code)
         name = reference.split(".")[-1]
         assert type(loaded) is (LinformerConfig if auto_class == "AutoConfig" else getattr(modeling_linformer, name))
+
+
+def test_an_older_transformers_is_refused_by_name(monkeypatch):
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "5.3.0")
+    with pytest.raises(ImportError, match="transformers>=5.4.0 is required .* found transformers==5.3.0"):
+        runpy.run_path(sys.modules[LinformerConfig.__module__].__file__)
 
 
 def test_auto_map_names_every_head():

@@ -190,10 +190,12 @@ def train(trainer, checkpoint, run):
         trainer.restore()
         return
     run.write()
+    steps_before = 0
     if checkpoint is not None:
         logger.info(f"Going on from {checkpoint}")
+        steps_before = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json")).global_step
     result = trainer.train(resume_from_checkpoint=checkpoint)
-    if trainer.state.global_step == trainer._initial_global_step:  # so that Trainer's loss is 0
+    if trainer.state.global_step == steps_before:  # so that Trainer's loss is 0
         result.metrics["train_loss"] = trainer.state.log_history[-1]["train_loss"] = logged_loss(trainer.state.log_history)
     trainer.save_model(_internal_call=True)  # and pushes nothing yet, as a push may fail
     trainer.log_metrics("train", result.metrics)
