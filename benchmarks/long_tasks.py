@@ -39,6 +39,7 @@ class Task:
     models = ("words", "first", "pieces", "whole", "together", "whole_together")
     higher_is_better = True
     max_pieces, batch_size, learning_rate, splits = 8, 16, 1e-4, 5
+    kept_pieces = None  # of a document, if more than a model reads at once
 
     def __init__(self, original, tokenizer, data_dir, device, projected_dim):
         self.original, self.tokenizer, self.data_dir, self.device = original, tokenizer, data_dir, device
@@ -51,7 +52,7 @@ class Task:
     def documents(self):
         """The pieces of each document, (pieces, 512) token ids."""
         tokens = self.tokenizer(list(self.texts), add_special_tokens=False, verbose=False)["input_ids"]
-        return [cut_into_pieces(each, self.tokenizer, self.max_pieces) for each in tokens]
+        return [cut_into_pieces(each, self.tokenizer, self.kept_pieces or self.max_pieces) for each in tokens]
 
     def new_reader(self, whole):
         reader = Reader(copy.deepcopy(self.original), self.tokenizer.pad_token_id)
@@ -85,19 +86,18 @@ class Classification(Task):
     metric = "accuracy"
 
     def judge_words(self, split):
-        training, judged = ([self.texts[i] for i in part] for part in self.parts(split))
+        training, judged = self.parts(split)
         words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2)
-        labels = numpy.array(self.labels)
-        # The regularisation is chosen on a fifth of the training part
-        features = words.fit_transform(training)
-        fifth, known = len(training) // 5, labels[self.parts(split)[0]]
+        features = words.fit_transform(self.texts[i] for i in training)
+        judged_features = words.transform(self.texts[i] for i in judged)
+        known, answers = (numpy.array(self.labels)[part] for part in (training, judged))
+        fifth = len(training) // 5  # the regularisation is chosen on a fifth of the training part
 
         def fitted(C, start):
             return LogisticRegression(C=C, max_iter=1000).fit(features[start:], known[start:])
 
         best = max((1, 10, 100), key=lambda C: fitted(C, fifth).score(features[:fifth], known[:fifth]))
-        score = fitted(best, 0).score(words.transform(judged), labels[self.parts(split)[1]])
-        return {"TF-IDF and logistic regression": score}
+        return {"TF-IDF and logistic regression": fitted(best, 0).score(judged_features, answers)}
 
     def train_and_judge(self, model, split):
         reader = self.new_reader(whole=model.startswith("whole"))
@@ -279,7 +279,7 @@ class ReplacedPiece(Contracts):
     """
 
     metric, models = "accuracy", ("words", "pieces", "whole")
-    steps, judged_windows = 200, 600
+    kept_pieces, steps, judged_windows = 64, 200, 600
 
     def windows(self, numbers, count, generator):
         """Returns documents of eight pieces, and the number of the replaced piece of each, or 8 if none was replaced."""
@@ -300,11 +300,6 @@ class ReplacedPiece(Contracts):
             made.append(window)
             answers.append(answer)
         return made, torch.tensor(answers, device=self.device)
-
-    @cached_property
-    def documents(self):
-        tokens = self.tokenizer(list(self.texts), add_special_tokens=False, verbose=False)["input_ids"]
-        return [cut_into_pieces(each, self.tokenizer, 64) for each in tokens]
 
     def made_for(self, split):
         """Returns what to train on and what to judge by, as documents and answers. It is the same for all models."""

@@ -4,7 +4,6 @@
 
 import copy
 import time
-from contextlib import nullcontext
 
 import torch
 from torch import nn
@@ -98,7 +97,7 @@ def mean_of_documents(values, owner, share, count):
 
 def autocast(device):
     """Computes in bfloat16 on a GPU."""
-    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
 def batches_of(documents, size, generator):

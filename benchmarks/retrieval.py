@@ -31,10 +31,8 @@ from configuration_linformer.configuration_linformer import PROJECTION_TYPES
 from transformers_linformer import convert_to_linformer
 from transformers_linformer.tables import markdown_table
 
+from .reading import PIECE
 from .runs import run_missing
-
-
-PIECE = 512
 
 
 def parse_arguments():

@@ -5,7 +5,6 @@ import shutil
 import sys
 
 import pytest
-import transformers
 from tiny_runs import (
     MIDDLE,
     STOPS_EARLY,
@@ -13,7 +12,6 @@ from tiny_runs import (
     assert_same_weights,
     distill_arguments,
     glue_arguments,
-    make_inputs,
     mlm_arguments,
     read,
 )
@@ -21,25 +19,6 @@ from tiny_runs import (
 from transformers_linformer import arguments, checkpoints
 from transformers_linformer.commands import distill, glue, mlm
 from transformers_linformer.errors import UsageError
-
-
-@pytest.fixture(scope="session")
-def inputs(tmp_path_factory):
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
-
-
-@pytest.fixture
-def log(monkeypatch, caplog):
-    for name in ("transformers", *(f"transformers.linformer.{name}" for name in ("run_record", "trainer", "checkpoints"))):
-        monkeypatch.setattr(transformers.utils.logging.get_logger(name), "propagate", True)
-    return caplog
-
-
-@pytest.fixture(scope="session")
-def finished_run(inputs, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("finished") / "out"
-    mlm.main(mlm_arguments(inputs, folder, *MIDDLE))
-    return folder
 
 
 # Checkpoints

@@ -8,7 +8,6 @@ import time
 from types import SimpleNamespace
 
 import pytest
-import transformers
 from processes import launcher, run_script
 from safetensors.torch import save_file
 from tiny_runs import (
@@ -20,7 +19,6 @@ from tiny_runs import (
     distill_arguments,
     files_of,
     glue_arguments,
-    make_inputs,
     mlm_arguments,
     read,
     weights,
@@ -29,25 +27,6 @@ from tiny_runs import (
 from transformers_linformer import checkpoints
 from transformers_linformer.commands import distill, glue, mlm
 from transformers_linformer.errors import UsageError
-
-
-@pytest.fixture(scope="session")
-def inputs(tmp_path_factory):
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
-
-
-@pytest.fixture
-def log(monkeypatch, caplog):
-    for name in ("transformers", *(f"transformers.linformer.{name}" for name in ("run_record", "trainer", "checkpoints"))):
-        monkeypatch.setattr(transformers.utils.logging.get_logger(name), "propagate", True)
-    return caplog
-
-
-@pytest.fixture(scope="session")
-def finished_run(inputs, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("finished") / "out"
-    mlm.main(mlm_arguments(inputs, folder, *MIDDLE))
-    return folder
 
 
 # The end

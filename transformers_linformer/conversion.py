@@ -178,7 +178,7 @@ def convert_to_linformer(
     prefix = "" if hasattr(source, source.base_model_prefix) else f"{source.base_model_prefix}."
     state = rename({prefix + name: tensor for name, tensor in source.state_dict().items()}, names)
     positions = "linformer.embeddings.position_embeddings.weight"
-    state[positions] = state[positions][-positions_of_source:][:max_position_embeddings].clone()
+    state[positions] = state[positions][-positions_of_source:][:max_position_embeddings]
     token_types = "linformer.embeddings.token_type_embeddings.weight"
     state.setdefault(token_types, torch.zeros(target_config.type_vocab_size, target_config.hidden_size))
     return make_linformer(target_class, target_config, state).to(source.device)
