@@ -8,7 +8,10 @@ from dataclasses import field
 from transformers.utils.versions import require_version
 
 
-# This comes first, as older releases lack some of what is imported below
+# The version of this library, which each checkpoint names
+VERSION = "0.1.0"
+
+# This comes before the other imports, as older releases lack some of what they import
 require_version("transformers>=5.4.0", "The Linformer needs it: pip install --upgrade transformers")
 
 from huggingface_hub.dataclasses import strict  # noqa: E402
@@ -91,6 +94,8 @@ class LinformerConfig(PreTrainedConfig):
         Where the Auto classes find the code of the checkpoint that was loaded. What is saved always names the code that is
         saved beside it, for every head. A class that inherits from a head needs a configuration of its own, which inherits
         from this one and whose `_own_auto_map` names that class.
+    linformer_version (`str`, *optional*):
+        The version of this library that wrote the checkpoint. What is saved names the version that saves it.
 
     Raises `ValueError` if a field has a wrong value, or if fields contradict each other.
 
@@ -139,6 +144,7 @@ class LinformerConfig(PreTrainedConfig):
     add_cross_attention: bool = False
     tie_word_embeddings: bool = True
     auto_map: dict | None = field(default_factory=AUTO_MAP.copy)
+    linformer_version: str = VERSION
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
@@ -154,7 +160,7 @@ class LinformerConfig(PreTrainedConfig):
 
     def to_dict(self):
         # The checkpoint that was loaded may name somebody else's code. Saved, that would run wherever the result is loaded.
-        return {**super().to_dict(), "auto_map": dict(self._own_auto_map)}
+        return {**super().to_dict(), "auto_map": dict(self._own_auto_map), "linformer_version": VERSION}
 
     @property
     def projected_dims(self) -> list[int]:

@@ -7,6 +7,7 @@ Importing this package registers the Linformer with the Auto classes.
 """
 
 from configuration_linformer import LinformerConfig
+from configuration_linformer.configuration_linformer import VERSION as __version__
 from modeling_linformer import (
     LinformerForMaskedLM,
     LinformerForMultipleChoice,
@@ -21,8 +22,6 @@ from .conversion import convert_to_linformer
 from .fairseq import convert_fairseq_linformer
 
 
-__version__ = "0.1.0"
-
 __all__ = [
     "LinformerConfig",
     "LinformerForMaskedLM",
@@ -32,6 +31,7 @@ __all__ = [
     "LinformerForTokenClassification",
     "LinformerModel",
     "LinformerPreTrainedModel",
+    "__version__",
     "convert_fairseq_linformer",
     "convert_to_linformer",
 ]
