@@ -149,6 +149,7 @@ def test_arguments_that_cannot_be_used(more, message, tmp_path):
         (("--report_to=nowhere",), "nowhere is not supported, only "),
         (("--save_strategy=best",), "`args.metric_for_best_model` must be provided"),
         (("--torch_compile_backend=nothing",), "'NOTHING' is not a valid DynamoBackend"),
+        (("--torch_compile_mode=max-tune",), "--torch_compile_mode max-tune is none of .* Did you mean max-autotune?"),
         (("--optim_args=much",), "--optim adamw_torch.* --optim_args much: "),
         (('--lr_scheduler_kwargs={"much": 1}',), "--lr_scheduler_type linear --lr_scheduler_kwargs .*'much'"),
     ],

@@ -78,6 +78,7 @@ def parse_arguments(argv, argument_classes, description):
     for arguments in parsed:
         if isinstance(arguments, TrainingArguments):
             check_numbers(arguments)
+            check_compile_mode(arguments)
     return tuple(parsed)
 
 
@@ -169,6 +170,13 @@ def check_numbers(training_args):
             raise UsageError(f"--{name} is {value}; it must be at least {least}.")
         if value is not None and not value < bound:
             raise UsageError(f"--{name} is {value}; it must be {'finite' if bound == math.inf else f'less than {bound}'}.")
+
+
+def check_compile_mode(training_args):
+    """Raises `UsageError` for a mode of `torch.compile` that does not exist, which torch says only when training begins."""
+    mode = training_args.torch_compile_mode
+    if mode is not None and mode not in (modes := torch._inductor.list_mode_options()):
+        raise UsageError(f"--torch_compile_mode {mode} is none of {', '.join(modes)}.{did_you_mean(mode, modes)}")
 
 
 def check_best_metric(training_args, names):

@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Trainer of the commands: several processes can share a sequence, and model cards say what the model is."""
 
+import functools
 import math
 import os
 from pathlib import Path
 
 import transformers
-from huggingface_hub.errors import HfHubHTTPError
 from torch.distributed.device_mesh import init_device_mesh
 from transformers import EarlyStoppingCallback, Trainer, TrainerState
 
@@ -37,12 +37,11 @@ class LinformerTrainer(Trainer):
     def __init__(self, *args, card, eval_data_collator=None, sequence_parallel_size=1, **kwargs):
         try:
             super().__init__(*args, **kwargs)
-        except HfHubHTTPError as error:
-            raise UsageError(
-                f"--push_to_hub: {first_line(error)} Log in with `hf auth login`, or give --hub_token."
-            ) from error
         except (ValueError, ImportError) as error:  # about an argument, such as --report_to, --fp16 or --torch_compile
             raise UsageError(first_line(error)) from error
+        # Trainer goes on from a checkpoint by the names of the model's own tensors, and passes over all others. A model that
+        # was loaded from older names (LayerNorm.gamma, as in bert-base-uncased) would be saved by those.
+        self.model.save_pretrained = functools.partial(self.model.save_pretrained, save_original_format=False)
         self.card = card
         self.eval_data_collator = eval_data_collator or self.data_collator
         self.args.restore_callback_states_from_checkpoint = True
@@ -51,6 +50,15 @@ class LinformerTrainer(Trainer):
         self.processes_per_sequence = sequence_parallel_size
         if sequence_parallel_size > 1:
             self.share_sequences()
+
+    def init_hf_repo(self, *args, **kwargs):
+        try:
+            super().init_hf_repo(*args, **kwargs)
+        except Exception as error:  # the Hub refuses, or one of several libraries finds no connection
+            raise UsageError(
+                f"--push_to_hub: {first_line(error).rstrip('.')}. Check the connection, log in with `hf auth login`, or"
+                " give --hub_token."
+            ) from error
 
     def share_sequences(self):
         size, world_size = self.processes_per_sequence, self.args.world_size
