@@ -1,0 +1,76 @@
+# Copyright 2026 The transformers-linformer authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Attention from each token to each token, which viewers of attention draw, from the attention to projected rows."""
+
+import torch
+
+from .errors import UsageError
+
+
+@torch.no_grad()
+def token_attentions(model, **inputs):
+    """
+    Returns for each layer the attention of each token to each token, (b, h, n', n').
+
+    A token attends to the tokens of its block and to k projected rows. The weight of a row is spread over the tokens that the
+    row stands for, by the weights that the row gives to their values: with P for the attention to the rows, the result is P F.
+    It is exact, in that its product with the values of all tokens is the output of the attention. With a pooling each row of
+    it sums to 1. With a learned F it does not, and weights can be negative, because those of F are not normalised.
+    In `max_pool`, where each feature of a row comes from one token, a token has the share of the features that come from it.
+
+    `model` is a Linformer with or without a head, in either of its attention implementations, and `inputs` are its inputs.
+    The results take O(n'^2) memory per head and layer, unlike the model.
+
+    Raises `UsageError` if processes share the sequences of the model.
+    """
+    base, implementation = model.base_model, model.config._attn_implementation
+    if base.sequence_mesh is not None:
+        raise UsageError("`token_attentions` needs complete sequences: call `model.set_sequence_mesh(None)` first.")
+    projections = []
+
+    def read_projection(layer, args):
+        projections.append(projection_of(layer.attention.self, *args[:3]))
+
+    handles = [layer.register_forward_pre_hook(read_projection) for layer in base.encoder.layer]
+    try:
+        model.set_attn_implementation("eager")
+        attentions = model(**inputs, output_attentions=True, return_dict=True).attentions
+    finally:
+        model.set_attn_implementation(implementation)
+        for handle in handles:
+            handle.remove()
+    return tuple(spread(attention, projection) for attention, projection in zip(attentions, projections, strict=True))
+
+
+def projection_of(attention, hidden_states, tokens, shared_projection):
+    """Returns F for the inputs of a layer, (b, h, k, n'). It is read from the rows that it makes of the identity matrix."""
+    F = next(each for each in (attention.F, attention.E, shared_projection) if each is not None)
+    batch_size, length, hidden_size = hidden_states.shape
+    heads = hidden_size // attention.attention_head_size
+    weights = F.weigh(tokens, hidden_states, attention.query, attention.key(hidden_states))
+    identity = torch.eye(length, dtype=hidden_states.dtype, device=hidden_states.device)
+    rows = F(identity.repeat(1, heads).expand(batch_size, -1, -1), tokens, weights)  # (b, k, h n')
+    rows = rows.unflatten(-1, (heads, length)).transpose(1, 2)
+    if attention.config.projection_type != "max_pool":
+        return rows
+    # The rows say only which window each token is in. The gradient of the maxima is 1 where a feature of a token is one.
+    with torch.enable_grad():
+        value = attention.value(hidden_states).detach().requires_grad_()
+        (is_maximum,) = torch.autograd.grad(F(value, tokens).sum(), value)
+    shares = is_maximum.unflatten(-1, (heads, -1)).mean(-1)  # (b, n', h)
+    return rows * shares.mT.unsqueeze(2)
+
+
+def spread(attention, projection):
+    """Returns the attention to tokens, (b, h, n', n'), from that to the own block and the rows, (b, h, n', block_size + k)."""
+    k, length = projection.shape[2:]
+    block_size = attention.shape[-1] - k
+    result = attention[..., block_size:] @ projection
+    if block_size:
+        positions = torch.arange(length, device=attention.device)
+        starts = positions // block_size * block_size
+        columns = starts.unsqueeze(1) + torch.arange(block_size, device=attention.device)
+        of_blocks = attention.new_zeros(*attention.shape[:3], -(-length // block_size) * block_size)
+        of_blocks.scatter_(-1, columns.expand(*attention.shape[:2], -1, -1), attention[..., :block_size])
+        result += of_blocks[..., :length]
+    return result
