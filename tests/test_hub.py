@@ -293,6 +293,7 @@ def test_model_cards_tell_origin_data_and_results(hub, folder, pulled_again):
     card = hub.files("user/pretrained")["README.md"].decode()
     assert "A LinformerForMaskedLM, trained from scratch on text.txt." in card and "base_model" not in card
     assert "| perplexity |" in card and "pipeline_tag: fill-mask" in card
+    assert 'model="user/pretrained", trust_remote_code=True, revision="main")' in card
 
 
 @pytest.mark.parametrize("is_reached", [True, False])

@@ -103,6 +103,12 @@ def write_training_card(card, model, args, state, repository):
                 EvalResult(card.task, card.dataset, data, metric, value, dataset_config=card.dataset_config)
                 for metric, value in results.items()
             ]
+    arguments, pin = "", ""
+    if is_linformer:
+        arguments = ", trust_remote_code=True"
+        if args.push_to_hub:
+            arguments += ', revision="main"'
+            pin = "# This runs the code of the model: read it, and name the commit that you have read in place of main\n"
     metadata.metrics = [metric for metric in results if metric != "loss"]
     scores = [(plain(metric), value) for metric, value in results.items()]
 
@@ -122,7 +128,7 @@ A {type(model).__name__}, {origin} on {plain(data)}.
 ```python
 from transformers import pipeline
 
-model = pipeline("{card.task}", model={literal(repository)}{", trust_remote_code=True" if is_linformer else ""})
+{pin}model = pipeline("{card.task}", model={literal(repository)}{arguments})
 print(model({literal(card.example)}))
 ```
 
