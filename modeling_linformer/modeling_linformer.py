@@ -201,6 +201,38 @@ class LinformerProjected(NamedTuple):
         return LinformerProjected(self.key_rows, self.value_rows, log_counts, mask, key, value)
 
 
+def join_rows_to_blocks(query, key, value, projected, block_size):
+    """
+    Returns what each block computes its attention from: the queries, (b m, h, block_size, d / h), the keys and the values,
+    (b m, h, block_size + k, d / h) each, and what is added to the scores, (b m, 1 or h, 1, block_size + k), or None if nothing
+    is. In the keys and values, the projected rows come after the block's own.
+
+    `query`, `key` and `value` are those of all tokens, (b, n', h, d / h).
+    """
+    (batch_size, length), k = query.shape[:2], projected.key_rows.shape[2]
+    block_size = block_size if torch.compiler.is_compiling() else min(block_size, length)
+    query = merge_blocks(split_blocks(query, block_size)).transpose(1, 2)
+    key, value = (split_blocks(rows, block_size).transpose(2, 3) for rows in (key, value))
+    blocks = key.shape[1]
+    key, value = (
+        merge_blocks(torch.cat([own, rows.unsqueeze(1).expand(-1, blocks, -1, -1, -1)], dim=3))
+        for own, rows in ((key, projected.key_rows), (value, projected.value_rows))
+    )
+    is_full = not torch.compiler.is_compiling() and length % block_size == 0
+    if projected.mask is None and projected.log_counts is None and is_full:
+        return query, key, value, None
+
+    is_token = projected.mask
+    if is_token is None:
+        is_token = torch.ones(batch_size, length, dtype=torch.bool, device=query.device)
+    is_token = split_blocks(is_token, block_size).unsqueeze(2)  # (b, m, 1, block_size)
+    bias = torch.zeros_like(is_token, dtype=query.dtype).masked_fill(~is_token, torch.finfo(query.dtype).min)
+    log_counts = query.new_zeros(1, 1, 1, 1) if projected.log_counts is None else projected.log_counts
+    log_counts = log_counts.transpose(1, 2).expand(batch_size, blocks, -1, k)  # (b, m, 1 or h, k)
+    bias = torch.cat([bias.expand(-1, -1, log_counts.shape[2], -1), log_counts], dim=-1)
+    return query, key, value, merge_blocks(bias).unsqueeze(2)
+
+
 class LinformerSelfAttention(nn.Module):
     """
     Computes equation 7 of the paper for all heads of a layer. With blocks B of `block_size` tokens, one softmax covers the
@@ -258,7 +290,10 @@ class LinformerSelfAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         query = self.query(hidden_states)
         if self.block_size:
-            query, key, value, bias = self.join_rows_to_blocks(query, hidden_states, projected)
+            key = self.key(hidden_states) if projected.key is None else projected.key
+            value = self.value(hidden_states) if projected.value is None else projected.value
+            query, key, value = (rows.unflatten(-1, (-1, self.attention_head_size)) for rows in (query, key, value))
+            query, key, value, bias = join_rows_to_blocks(query, key, value, projected, self.block_size)
         else:
             query, key, value = self.split_heads(query), projected.key_rows, projected.value_rows  # (b, h, n' or k, d / h)
             bias = projected.log_counts
@@ -278,37 +313,6 @@ class LinformerSelfAttention(nn.Module):
         )
         attn_output = attn_output.flatten(2)
         return join_blocks(attn_output, *hidden_states.shape[:2]) if self.block_size else attn_output, attn_weights
-
-    def join_rows_to_blocks(self, query, hidden_states, projected):
-        """
-        Returns for each block the queries, (b m, h, block_size, d / h), the keys and the values, (b m, h, block_size + k,
-        d / h) each, and what is added to the scores, (b m, 1 or h, 1, block_size + k), or None if nothing is. In the keys
-        and values, the projected rows come after the block's own.
-        """
-        (batch_size, length), k = hidden_states.shape[:2], projected.key_rows.shape[2]
-        block_size = self.block_size if torch.compiler.is_compiling() else min(self.block_size, length)
-        key = self.key(hidden_states) if projected.key is None else projected.key
-        value = self.value(hidden_states) if projected.value is None else projected.value
-        query = self.split_heads(merge_blocks(split_blocks(query, block_size)))
-        key, value = (self.split_heads(split_blocks(rows, block_size)) for rows in (key, value))
-        blocks = key.shape[1]
-        key, value = (
-            merge_blocks(torch.cat([own, rows.unsqueeze(1).expand(-1, blocks, -1, -1, -1)], dim=3))
-            for own, rows in ((key, projected.key_rows), (value, projected.value_rows))
-        )
-        is_full = not torch.compiler.is_compiling() and length % block_size == 0
-        if projected.mask is None and projected.log_counts is None and is_full:
-            return query, key, value, None
-
-        is_token = projected.mask
-        if is_token is None:
-            is_token = torch.ones(batch_size, length, dtype=torch.bool, device=query.device)
-        is_token = split_blocks(is_token, block_size).unsqueeze(2)  # (b, m, 1, block_size)
-        bias = torch.zeros_like(is_token, dtype=query.dtype).masked_fill(~is_token, torch.finfo(query.dtype).min)
-        log_counts = query.new_zeros(1, 1, 1, 1) if projected.log_counts is None else projected.log_counts
-        log_counts = log_counts.transpose(1, 2).expand(batch_size, blocks, -1, k)  # (b, m, 1 or h, k)
-        bias = torch.cat([bias.expand(-1, -1, log_counts.shape[2], -1), log_counts], dim=-1)
-        return query, key, value, merge_blocks(bias).unsqueeze(2)
 
     @staticmethod
     def linear_after_projection(linear, projected, row_sums):

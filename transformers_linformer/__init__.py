@@ -18,6 +18,7 @@ from modeling_linformer import (
     LinformerPreTrainedModel,
 )
 
+from .attention_interface import use_linformer_attention
 from .attention_maps import token_attentions
 from .conversion import convert_to_linformer
 from .fairseq import convert_fairseq_linformer
@@ -36,4 +37,5 @@ __all__ = [
     "convert_fairseq_linformer",
     "convert_to_linformer",
     "token_attentions",
+    "use_linformer_attention",
 ]

@@ -1,0 +1,317 @@
+"""Tests Linformer's attention in the encoders of transformers, with their own weights."""
+
+import copy
+
+import pytest
+import torch
+import transformers
+from datasets import Dataset
+from torch._dynamo.testing import CompileCounterWithBackend
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, pipeline
+
+from configuration_linformer import LinformerConfig
+from modeling_linformer import LinformerModel
+from transformers_linformer import convert_to_linformer, use_linformer_attention
+from transformers_linformer.tokenization import train_tokenizer
+
+
+torch.set_num_threads(1)
+
+N, K, BLOCK = 64, 6, 8
+SIZES = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": N + 2,  # RoBERTa's positions begin after that of padding
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+}
+DISTILBERT = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48}
+MODERNBERT = {"num_hidden_layers": 4, "cls_token_id": 0, "sep_token_id": 2, "local_attention": 10}
+# Each model type with the fields that it needs besides `SIZES`
+ENCODERS = {
+    "albert": {"embedding_size": 16},
+    "bert": {},
+    "camembert": {},
+    "data2vec-text": {},
+    "distilbert": DISTILBERT,
+    "electra": {"embedding_size": 16},
+    "ernie": {},
+    "esm": {"position_embedding_type": "rotary", "mask_token_id": 4},
+    "eurobert": {"num_key_value_heads": 2},
+    "jina_embeddings_v3": {},
+    "modernbert": MODERNBERT,
+    "nomic_bert": {},
+    "roberta": {},
+    "roberta-prelayernorm": {},
+    "roc_bert": {},
+    "splinter": {},
+    "xlm-roberta": {},
+    "xlm-roberta-xl": {},
+}
+# These do not compute their attention by the interface
+OTHERS = ("big_bird", "convbert", "deberta", "deberta-v2", "fnet", "flaubert", "ibert", "longformer", "luke", "megatron-bert")
+OTHERS += ("mpnet", "mra", "nystromformer", "rembert", "squeezebert", "xlm", "yoso")
+encoders = pytest.mark.parametrize("model_type", ENCODERS)
+
+
+def make_model(model_type, auto_class=AutoModel, **config):
+    """
+    Returns a model with random parameters that are large enough for its attention to differ from a mean.
+
+    It computes in float64, as such parameters magnify what float32 rounds.
+    """
+    config = {**SIZES, **ENCODERS.get(model_type, {}), **config}
+    if model_type == "distilbert":
+        config = {name: value for name, value in config.items() if name not in ("hidden_size", "num_hidden_layers")}
+    model = auto_class.from_config(AutoConfig.for_model(model_type, **config)).double().eval()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data.copy_(
+                2 * parameter.shape[-1] ** -0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            )
+    return model
+
+
+def make_inputs(length, batch_size=2):
+    """Returns random inputs, of which all but the first are padded."""
+    ids = torch.randint(3, 60, (batch_size, length), generator=torch.Generator().manual_seed(length))
+    lengths = torch.tensor([[length], *[[max(1, 2 * length // 3)]] * (batch_size - 1)])
+    return {"input_ids": ids, "attention_mask": (torch.arange(length) < lengths).long()}
+
+
+def outputs(model, inputs):
+    """Returns the hidden states of all tokens but padding, (number of tokens, d)."""
+    return model(**inputs).last_hidden_state[inputs["attention_mask"].bool()]
+
+
+def assert_equal(actual, expected, tolerance=1e-9):
+    torch.testing.assert_close(actual, expected, atol=tolerance, rtol=tolerance)
+
+
+@encoders
+@torch.no_grad()
+def test_inputs_of_one_block_are_exact(model_type):
+    model = make_model(model_type)
+    implementation, lengths = model.config._attn_implementation, (1, 2, BLOCK, 29, N)
+    wanted = [outputs(model, make_inputs(length)) for length in lengths]
+    use_linformer_attention(model, K, block_size=N)
+    for length, hidden_states in zip(lengths, wanted, strict=True):
+        # The eager attention of transformers takes the softmax in float32
+        assert_equal(outputs(model, make_inputs(length)), hidden_states, 1e-5 if implementation == "eager" else 1e-9)
+    # It is Linformer's attention that computed this
+    use_linformer_attention(model, K, BLOCK)
+    assert (outputs(model, make_inputs(N)) - wanted[-1]).abs().max() > 0.01
+    # and it can be taken back
+    model.set_attn_implementation(implementation)
+    assert_equal(outputs(model, make_inputs(N)), wanted[-1])
+
+
+@encoders
+@torch.no_grad()
+def test_padding_never_matters(model_type):
+    model = use_linformer_attention(make_model(model_type), K, BLOCK)
+    ids, length = make_inputs(N)["input_ids"][1:], 37
+    alone = model(input_ids=ids[:, :length]).last_hidden_state
+    mask = (torch.arange(N) < length).long().unsqueeze(0)
+    assert_equal(model(input_ids=ids, attention_mask=mask).last_hidden_state[:, :length], alone)
+
+
+@pytest.mark.parametrize("model_type", ["eurobert", "modernbert", "roberta"])
+def test_gradients_of_one_block_are_exact(model_type):
+    model, inputs = make_model(model_type), make_inputs(N)
+    direction = torch.randn(32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    (outputs(model, inputs) @ direction).sum().backward()
+    wanted = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    model.zero_grad()
+    use_linformer_attention(model, K, block_size=N)
+    (outputs(model, inputs) @ direction).sum().backward()
+    for name, parameter in model.named_parameters():
+        if name in wanted:
+            torch.testing.assert_close(parameter.grad, wanted[name], atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("length", [3, BLOCK, 29, N])
+@pytest.mark.parametrize("block_size", [0, BLOCK, [0, BLOCK]])
+@pytest.mark.parametrize("projection_type", ["attention_pool", "mean_pool", "max_pool"])
+@pytest.mark.parametrize("model_type", ["bert", "roberta"])
+def test_it_is_the_attention_of_a_converted_model(model_type, projection_type, block_size, length):
+    position_ids = torch.arange(length).unsqueeze(0)
+    inputs = make_inputs(length) | {"position_ids": position_ids}
+    limit = 9 if block_size == BLOCK else None
+    model = make_model(model_type, max_position_embeddings=N)
+    if model_type == "roberta":
+        # Its positions begin after that of padding
+        model = make_model(model_type)
+        inputs["position_ids"] = position_ids + 2
+    projected_dim = [K, 9] if isinstance(block_size, list) else K
+    converted = convert_to_linformer(model, projected_dim, block_size=block_size, projection_type=projection_type).eval()
+    for layer in converted.encoder.layer:
+        if layer.attention.self.E is not None and hasattr(layer.attention.self.E, "config"):
+            layer.attention.self.E.config = copy.copy(layer.attention.self.E.config)
+            layer.attention.self.E.config.far_token_limit = limit
+    use_linformer_attention(model, projected_dim, block_size, projection_type, far_token_limit=limit)
+    expected = outputs(converted, inputs | {"position_ids": position_ids})
+    assert_equal(outputs(model, inputs), expected)
+    gradients = []
+    for each, given in ((model, inputs), (converted, inputs | {"position_ids": position_ids})):
+        each.zero_grad()
+        outputs(each, given)[:, 0].sum().backward()
+        gradients.append(each.get_input_embeddings().weight.grad)
+    torch.testing.assert_close(*gradients, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("length", [1, 5, 6, 7, 12, 13, 50])
+@pytest.mark.parametrize("local_attention", [2, 10, 200])
+@torch.no_grad()
+def test_layers_with_a_sliding_window_keep_it(local_attention, length):
+    # Only the first layer is not local, and has the input as one block
+    config = {"layer_types": ["full_attention"] + ["sliding_attention"] * 3, "local_attention": local_attention}
+    model = make_model("modernbert", **config)
+    wanted = outputs(model, make_inputs(length))
+    assert_equal(outputs(use_linformer_attention(model, K, N), make_inputs(length)), wanted)
+
+
+@torch.no_grad()
+def test_it_is_one_graph():
+    model = use_linformer_attention(make_model("modernbert"), K, BLOCK)
+    shapes = [(13, 3), (2, 2), (BLOCK, 3), (3 * BLOCK, 2), (N, 4)]
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=counter)
+    sizes = {0: torch.export.Dim("batch", min=1, max=64), 1: torch.export.Dim("length", min=1, max=N)}
+    inputs = make_inputs(*shapes[0])
+    exported = torch.export.export(model, (), inputs, dynamic_shapes=dict.fromkeys(inputs, sizes), strict=False).module()
+    with torch._dynamo.config.patch(specialize_float=True):
+        for shape in shapes:
+            inputs = make_inputs(*shape)
+            assert_equal(outputs(compiled, inputs), outputs(model, inputs))
+            assert_equal(outputs(exported, inputs), outputs(model, inputs))
+    assert counter.frame_count == 1
+
+
+@torch.no_grad()
+def test_a_saved_checkpoint_loads_with_either_attention(tmp_path):
+    model, inputs = make_model("modernbert"), make_inputs(N)
+    wanted = outputs(model, inputs)
+    use_linformer_attention(model, K, BLOCK, "mean_pool")
+    model.save_pretrained(tmp_path)
+    assert_equal(outputs(AutoModel.from_pretrained(tmp_path), inputs), wanted)
+    loaded = AutoModel.from_pretrained(tmp_path, attn_implementation="linformer")
+    assert_equal(outputs(loaded, inputs), outputs(model, inputs))
+    assert (outputs(model, inputs) - wanted).abs().max() > 0.01
+
+
+@torch.no_grad()
+def test_new_sizes_replace_the_old_ones():
+    model, inputs = make_model("bert"), make_inputs(N)
+    first = outputs(use_linformer_attention(model, K, BLOCK), inputs)
+    assert (outputs(use_linformer_attention(model, [K, 12], [BLOCK, 0]), inputs) - first).abs().max() > 0.01
+    model.config.linformer_attention = {"projected_dim": K, "block_size": BLOCK}
+    assert_equal(outputs(model, inputs), first)
+
+
+def test_a_pipeline_takes_it():
+    tokenizer = train_tokenizer(Dataset.from_dict({"text": ["A few words of text."]}), 300, N)
+    model = make_model("modernbert", AutoModelForMaskedLM, vocab_size=len(tokenizer))
+    fill = pipeline("fill-mask", model=use_linformer_attention(model, K, BLOCK), tokenizer=tokenizer)
+    assert len(fill(" ".join(["text"] * 30) + tokenizer.mask_token)) == 5
+
+
+@pytest.mark.parametrize("model_type", OTHERS)
+def test_models_that_never_call_it_are_refused(model_type):
+    small = SIZES | {"attention_window": 4, "attention_type": "original_full", "emb_dim": 32, "n_layers": 2, "n_heads": 4}
+    small |= {"embedding_size": 32, "input_embedding_size": 32, "entity_vocab_size": 10, "num_landmarks": 4, "n_words": 60}
+    config = AutoConfig.for_model(model_type, **small)
+    model = AutoModel.from_config(config)
+    implementation = model.config._attn_implementation
+    with pytest.raises(ValueError, match="computes its attention in a way of its own"):
+        use_linformer_attention(model, K, BLOCK)
+    assert model.config._attn_implementation == implementation
+    assert not hasattr(model.config, "linformer_attention")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "config", "message"),
+    [
+        ("gpt2", {"n_embd": 32, "n_layer": 2, "n_head": 4}, "causal mask"),
+        ("modernbert-decoder", MODERNBERT, "causal mask"),
+        ("bert", {"is_decoder": True}, "decodes"),
+        ("bart", {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1}, "decodes"),
+        ("layoutlm", {}, "takes a mask of padding, .* the shape"),
+    ],
+)
+def test_models_that_are_no_encoders_are_refused(model_type, config, message):
+    model = AutoModel.from_config(AutoConfig.for_model(model_type, **SIZES | config))
+    with pytest.raises(ValueError, match=message):
+        use_linformer_attention(model, K, BLOCK)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "sizes", "message"),
+    [
+        ("bert", {"projected_dim": 1}, "`projected_dim` must be from 2"),
+        ("bert", {"projected_dim": [6]}, "needs one int per layer"),
+        ("bert", {"projection_type": "linear"}, "has parameters, which the model lacks"),
+        ("bert", {"far_token_limit": 2}, "far_token_limit"),
+        ("distilbert", {"block_size": [8, 8]}, "does not know which layer it is"),
+    ],
+)
+def test_sizes_that_cannot_be(model_type, sizes, message):
+    model = make_model(model_type)
+    with pytest.raises(ValueError, match=message):
+        use_linformer_attention(model, **sizes)
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_linformer_is_refused():
+    model = LinformerModel(LinformerConfig(**SIZES, projected_dim=K))
+    with pytest.raises(ValueError, match="is a Linformer already"):
+        use_linformer_attention(model)
+
+
+def test_what_a_model_gives_besides_is_refused():
+    model = use_linformer_attention(make_model("bert"), K, BLOCK)
+    inputs = make_inputs(9)
+    four_dimensional = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"][:, None, None].bool()}
+    with pytest.raises(ValueError, match="takes a mask of padding"):
+        model(**four_dimensional)
+    attention = model.encoder.layer[0].attention.self
+    rows = torch.zeros(1, 4, 5, 8)
+    function = transformers.AttentionInterface()["linformer"]
+    for name in ("position_bias", "softcap", "s_aux", "cu_seq_lens_q", "is_causal", "encoder_hidden_states"):
+        with pytest.raises(ValueError, match=f"`{name}`"):
+            function(attention, rows, rows, rows, None, **{name: True})
+    attention.is_causal = True
+    with pytest.raises(ValueError, match="`is_causal`"):
+        function(attention, rows, rows, rows, None)
+    attention.is_causal = False
+    with pytest.raises(ValueError, match="5 queries for 3 keys"):
+        function(attention, rows, rows[:, :, :3], rows[:, :, :3], None)
+    with pytest.raises(ValueError, match="mask of its own"):
+        transformers.AttentionMaskInterface()["linformer"](use_vmap=True)
+
+
+@torch.no_grad()
+def test_scaling_and_dropout_are_those_of_the_model():
+    model = use_linformer_attention(make_model("bert"), K, BLOCK)
+    function, attention = transformers.AttentionInterface()["linformer"], model.encoder.layer[0].attention.self
+    query, key, value = torch.randn(3, 2, 4, N, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    scaled, _ = function(attention, query, key, value, None, scaling=0.5)
+    default, _ = function(attention, 0.5 * 8**0.5 * query, key, value, None)
+    assert_equal(scaled, default)
+    dropped, _ = function(attention, query, key, value, None, scaling=0.5, dropout=0.5)
+    assert (dropped - scaled).abs().mean() > 0.01
+
+
+def test_nothing_random_is_drawn():
+    model = make_model("bert").train()
+    torch.manual_seed(0)
+    use_linformer_attention(model, K, BLOCK)
+    drawn = torch.rand(1)
+    torch.manual_seed(0)
+    assert torch.equal(drawn, torch.rand(1)) and model.training
