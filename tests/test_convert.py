@@ -30,7 +30,14 @@ SOURCES = [
     *(f"Bert{head}" for head in (*ALL, "ForPreTraining")),
     *(f"{family}{head}" for family in ("Roberta", "XLMRoberta", "Camembert") for head in ALL),
     *(f"DistilBert{head}" for head in COMMON),
+    *(f"Longformer{head}" for head in ("Model", "ForMaskedLM", "ForTokenClassification")),
+    *(f"BigBird{head}" for head in ("Model", "ForMaskedLM", "ForTokenClassification", "ForMultipleChoice", "ForPreTraining")),
 ]
+# With these fields, each token attends to all others
+OWN_FIELDS = {
+    "Longformer": {"attention_window": 4 * N},
+    "BigBird": {"attention_type": "original_full", "hidden_act": "gelu", "rescale_embeddings": False},
+}
 
 
 def make_source(class_name, **fields):
@@ -38,6 +45,9 @@ def make_source(class_name, **fields):
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 37}
     if class_name.startswith("DistilBert"):
         sizes = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 37}
+    for family, own_fields in OWN_FIELDS.items():
+        if class_name.startswith(family):
+            sizes |= own_fields
     source_class = getattr(transformers, class_name)
     defaults = source_class.config_class()
     offset = 0 if defaults.pad_token_id == 0 else defaults.pad_token_id + 1
@@ -121,8 +131,10 @@ def run_without_packages(code, folder):
 @pytest.mark.parametrize("k, block_size", [(K, 0), (4, K)])
 def test_at_most_k_tokens_or_a_block_get_the_originals_outputs(class_name, k, block_size):
     source = make_source(class_name)
+    if class_name.endswith("ForMultipleChoice") and getattr(source.base_model, "pooler", True) is None:
+        pytest.skip("this class reads a pooler that it lacks before transformers 5.17, so it has no outputs")
     model = convert_to_linformer(source, projected_dim=k, block_size=block_size)
-    head = re.sub(r"^(Bert|Roberta|XLMRoberta|Camembert|DistilBert)", "", class_name)
+    head = re.sub(r"^(Bert|Roberta|XLMRoberta|Camembert|DistilBert|Longformer|BigBird)", "", class_name)
     assert type(model).__name__ == "Linformer" + {"ForPreTraining": "ForMaskedLM"}.get(head, head)
     assert_same(model, source, make_inputs(source, [K, 4, 1]))
     # With more tokens the outputs differ, so the comparison can fail
@@ -300,6 +312,21 @@ def test_what_is_left_out_is_said(tmp_path, caplog, monkeypatch):
         assert {"bert.pooler.dense.weight", "cls.seq_relationship.bias"} <= set(re.split(r"[,:]? ", message))
 
 
+def test_the_limit_of_far_tokens_is_what_the_original_attended_to():
+    for class_name, attended in (("BertModel", N), ("BigBirdModel", N), ("LongformerModel", 16)):
+        source = make_source(class_name, **({"attention_window": [16, 12]} if attended == 16 else {}))
+        assert convert_to_linformer(source, projected_dim=4, block_size=6).config.far_token_limit == attended - 6
+
+
+def test_the_weights_of_global_attention_are_left_out_by_name(caplog, monkeypatch):
+    monkeypatch.setattr(conversion.logger, "propagate", True)
+    monkeypatch.setattr(transformers.utils.logging.get_logger("transformers"), "propagate", True)
+    model = convert_to_linformer(make_source("LongformerModel"), projected_dim=K)
+    (message,) = {record.getMessage() for record in caplog.records if "left out" in record.getMessage()}
+    assert "encoder.layer.1.attention.self.query_global.bias" in message
+    assert not any("global" in name for name, _ in model.named_parameters())
+
+
 # What is refused
 
 
@@ -316,6 +343,12 @@ def test_what_is_left_out_is_said(tmp_path, caplog, monkeypatch):
         ("RobertaForCausalLM", {}, {}, ["architectures", "RobertaForCausalLM", "encoder_only"]),
         ("DistilBertForSequenceClassification", {}, {}, ["architectures", "ReLU", "encoder_only"]),
         ("DistilBertForMultipleChoice", {}, {}, ["architectures", "ReLU", "encoder_only"]),
+        ("LongformerForSequenceClassification", {}, {}, ["architectures", "global attention", "encoder_only"]),
+        ("LongformerForQuestionAnswering", {}, {}, ["architectures", "global attention", "encoder_only"]),
+        ("BigBirdForSequenceClassification", {}, {}, ["architectures", "tanh", "encoder_only"]),
+        ("BigBirdForQuestionAnswering", {}, {}, ["architectures", "a layer more", "encoder_only"]),
+        ("BigBirdForMaskedLM", {"hidden_act": "gelu_new"}, {}, ["hidden_act", "gelu_new", "encoder_only"]),
+        ("BigBirdModel", {"rescale_embeddings": True}, {}, ["rescale_embeddings"]),
         ("BertModel", {}, {"projected_dim": N + 1}, ["projected_dim", str(N + 1), "max_position_embeddings", str(N)]),
         ("BertModel", {}, {"max_position_embeddings": 0}, ["max_position_embeddings", "at least 1", "got 0"]),
         ("BertModel", {}, {"projection_type": "sum"}, ["projection_type", "'sum'", "mean_pool"]),

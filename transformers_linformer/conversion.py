@@ -1,7 +1,7 @@
 # Copyright 2026 The transformers-linformer authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Converts a pretrained BERT, RoBERTa, XLM-RoBERTa, CamemBERT or DistilBERT into a Linformer.
+Converts a pretrained BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, Longformer or BigBird into a Linformer.
 
 All weights are kept, and the head, too. Only E and F, the projections along the sequence, are new.
 """
@@ -25,8 +25,8 @@ logger = transformers.utils.logging.get_logger("transformers.linformer.conversio
 
 
 # Names of tensors. Each table maps parts of the names in the source to parts of the Linformer's names. Where two entries
-# fit, the first one counts. A name in which no entry occurs is the same in both. None means that the Linformer has no such
-# tensor.
+# fit, the first one counts. A name in which no entry occurs is the same in both. None means that the Linformer has no tensor
+# in whose name this part occurs.
 
 BERT = {
     "bert.": "linformer.",
@@ -35,6 +35,8 @@ BERT = {
     "cls.predictions.": "lm_head.",
 }
 ROBERTA = {"roberta.": "linformer."}
+LONGFORMER = {"_global.": None, "longformer.": "linformer."}
+BIG_BIRD = {"bert.pooler.": "linformer.pooler.dense.", **BERT}
 DISTILBERT = {
     "distilbert.embeddings.": "linformer.embeddings.",
     "distilbert.transformer.layer.": "linformer.encoder.layer.",
@@ -57,6 +59,8 @@ FAMILIES = {
     "xlm-roberta": ("XLMRoberta", ROBERTA),
     "camembert": ("Camembert", ROBERTA),
     "distilbert": ("DistilBert", DISTILBERT),
+    "longformer": ("Longformer", LONGFORMER),
+    "big_bird": ("BigBird", BIG_BIRD),
 }
 
 # For the end of the source's class name the Linformer's class, and the names of that head's tensors where they differ
@@ -71,6 +75,20 @@ HEADS = {
 }
 # BERT's classifier consists of the pooler and a layer. RoBERTa and the Linformer have both in one module.
 BERT_CLASSIFIER = {"bert.pooler.dense.": "classifier.dense.", "classifier.": "classifier.out_proj."}
+
+# Heads that a family has in another form, and why they do not fit
+OTHER_HEADS = {
+    **{
+        ("DistilBert", head): "applies ReLU where a Linformer's applies tanh"
+        for head in ("ForSequenceClassification", "ForMultipleChoice")
+    },
+    **{
+        ("Longformer", head): "reads tokens with global attention, for which a Linformer has no weights"
+        for head in ("ForSequenceClassification", "ForMultipleChoice", "ForQuestionAnswering")
+    },
+    ("BigBird", "ForSequenceClassification"): "has its own activation function where a Linformer's applies tanh",
+    ("BigBird", "ForQuestionAnswering"): "has a layer more than a Linformer's",
+}
 
 # Fields of the source's configuration that the Linformer has, too, and the names that DistilBERT gives to some of them
 CARRIED_FIELDS = (
@@ -116,7 +134,8 @@ def convert_to_linformer(
     **hub_kwargs,
 ):
     """
-    Returns a Linformer with the weights, the head and the dtype of a BERT, RoBERTa, XLM-RoBERTa, CamemBERT or DistilBERT.
+    Returns a Linformer with the weights, the head and the dtype of a BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT,
+    Longformer or BigBird. A Longformer's second set of weights, for tokens with global attention, is left out.
 
     Inputs of at most `block_size` tokens get the original's outputs, and with the poolings inputs of at most k tokens do,
     too. Longer inputs are approximated, so train the model further.
@@ -167,7 +186,10 @@ def convert_to_linformer(
         projection_sharing=projection_sharing,
         block_size=block_size,
     )
-    set_far_token_limit(target_config, positions_of_source)
+    # A Longformer attends to a window of its input alone
+    windows = getattr(config, "attention_window", positions_of_source)
+    attended = max(windows) if isinstance(windows, list) else windows
+    set_far_token_limit(target_config, min(attended, positions_of_source))
     if target_class == "LinformerForSequenceClassification":
         activation = cross_encoder_activation(config)
         if activation is not None:  # where `CrossEncoder` looks for it
@@ -184,11 +206,11 @@ def convert_to_linformer(
     return make_linformer(target_class, target_config, state).to(source.device)
 
 
-def set_far_token_limit(config, positions_of_source):
-    """Sets a limit so that a block's softmax sums over no more tokens than the original was ever trained to sum over."""
+def set_far_token_limit(config, attended):
+    """Sets a limit so that a block's softmax sums over no more tokens than the original's, `attended` at most, ever did."""
     if config.block_multiple > 1 and not config.has_learned_projection:
         least = max(config.projected_dims)
-        config.far_token_limit = max(least, positions_of_source - max(config.block_sizes))
+        config.far_token_limit = max(least, attended - max(config.block_sizes))
 
 
 def check_encoder(config):
@@ -204,6 +226,8 @@ def check_encoder(config):
             f"`position_embedding_type` is {position_type!r}, but a projected row has no distance to a token: the"
             " source must have absolute positions."
         )
+    if getattr(config, "rescale_embeddings", False):
+        raise ValueError("`rescale_embeddings` is True, and a Linformer does not multiply its embeddings by a number.")
     for name in ("is_decoder", "add_cross_attention"):
         if getattr(config, name, False):
             raise ValueError(f"`{name}` is True, and a Linformer cannot decode: the source must be an encoder.")
@@ -228,17 +252,19 @@ def find_names(config, class_name):
         heads = ", ".join(start + head for head in HEADS)
         raise ValueError(f"`architectures` is {class_name}, whose head a Linformer lacks: it must be one of {heads}. {cure}")
     target_class, head_names = HEADS[head]
-    if names is DISTILBERT and head in ("ForSequenceClassification", "ForMultipleChoice"):
-        raise ValueError(f"`architectures` is {class_name}, whose head applies ReLU where a Linformer's applies tanh. {cure}")
-    # The masked-LM heads of RoBERTa and of the Linformer have GELU, whatever `hidden_act` is
+    if (start, head) in OTHER_HEADS:
+        raise ValueError(f"`architectures` is {class_name}, whose head {OTHER_HEADS[start, head]}. {cure}")
+    # The masked-LM heads of RoBERTa, Longformer and the Linformer have GELU, whatever `hidden_act` is
     activation = carried_fields(config)["hidden_act"]
-    if target_class == "LinformerForMaskedLM" and names is not ROBERTA and activation != "gelu":
+    if target_class == "LinformerForMaskedLM" and names not in (ROBERTA, LONGFORMER) and activation != "gelu":
         raise ValueError(
             f"`hidden_act` is {activation!r}, also in the masked-LM head, where a Linformer always has 'gelu'. {cure}"
         )
     if names is BERT and head == "ForSequenceClassification":
         head_names = BERT_CLASSIFIER
-    return target_class, head_names | names
+    if names is BIG_BIRD and head not in ("Model", "ForMultipleChoice"):
+        head_names = {"bert.pooler.": None, **head_names}  # these heads have it, too, and do not use it
+    return target_class, head_names | {part: name for part, name in names.items() if part not in head_names}
 
 
 def carried_fields(config):
@@ -274,7 +300,7 @@ def rename(state, names):
     pattern = re.compile("|".join(map(re.escape, names)))
     renamed, dropped = {}, []
     for name, tensor in state.items():
-        if any(name.startswith(start) for start, new in names.items() if new is None):
+        if any(part in name for part, new in names.items() if new is None):
             dropped.append(name)
         else:
             renamed[pattern.sub(lambda match: names[match[0]], name)] = tensor

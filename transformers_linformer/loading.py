@@ -33,7 +33,7 @@ COMPLETE_CHECKPOINT = "name a complete checkpoint, with the configuration that i
 
 def max_input_length(config):
     """Returns the number of tokens of the longest input. The positions of RoBERTa and its kin start after padding's index."""
-    starts_after_padding = "roberta" in config.model_type or config.model_type == "camembert"
+    starts_after_padding = "roberta" in config.model_type or config.model_type in ("camembert", "longformer")
     return config.max_position_embeddings - (config.pad_token_id + 1 if starts_after_padding else 0)
 
 
