@@ -12,6 +12,7 @@ from torch import nn
 from configuration_linformer import LinformerConfig
 from configuration_linformer.configuration_linformer import PROJECTION_TYPES
 from modeling_linformer import LinformerModel
+from transformers_linformer import attention_interface  # noqa: F401  registers the attention "linformer"
 
 
 VOCAB_SIZE = 1000
@@ -82,9 +83,14 @@ def int8(sizes, n):
 # Baselines
 
 
+def set_attention(config, sizes, attention):
+    config._attn_implementation = attention
+    config.linformer_attention = {"projected_dim": sizes.projected_dim, "block_size": sizes.block_size}
+
+
 def roberta(sizes, n, attention):
     config = transformers.RobertaConfig(**sizes.config_kwargs, max_position_embeddings=n + 2, type_vocab_size=1)
-    config._attn_implementation = attention
+    set_attention(config, sizes, attention)
     return transformers.RobertaModel(config, add_pooling_layer=False), sizes.num_hidden_layers
 
 
@@ -118,7 +124,7 @@ def longformer(sizes, n):
     return transformers.LongformerModel(config, add_pooling_layer=False), sizes.num_hidden_layers
 
 
-def modernbert(sizes, n):
+def modernbert(sizes, n, attention):
     config = transformers.ModernBertConfig(
         vocab_size=VOCAB_SIZE,
         hidden_size=sizes.hidden_size,
@@ -128,7 +134,7 @@ def modernbert(sizes, n):
         max_position_embeddings=n,
         pad_token_id=1,
     )
-    config._attn_implementation = "sdpa"
+    set_attention(config, sizes, attention)
     return transformers.ModernBertModel(config), 3
 
 
@@ -243,9 +249,12 @@ MODELS = {
     "roberta-pieces": pieces,
     "roberta-sdpa": lambda sizes, n: roberta(sizes, n, "sdpa"),
     "roberta-eager": lambda sizes, n: roberta(sizes, n, "eager"),
+    # With their own weights and Linformer's attention (`use_linformer_attention`)
+    "roberta-linformer": lambda sizes, n: roberta(sizes, n, "linformer"),
+    "modernbert-linformer": lambda sizes, n: modernbert(sizes, n, "linformer"),
     "nystromformer": nystromformer,
     "longformer": longformer,
-    "modernbert": modernbert,
+    "modernbert": lambda sizes, n: modernbert(sizes, n, "sdpa"),
     "pypi-linformer": pypi_linformer,
     "pypi-linformer-pytorch": pypi_linformer_pytorch,
 }

@@ -452,7 +452,7 @@ class LinformerEncoder(nn.Module):
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
         for layer_module in self.layer:
-            hidden_states = layer_module(hidden_states, tokens, self.E, in_place, **kwargs)
+            hidden_states = layer_module(hidden_states, tokens, shared_projection=self.E, in_place=in_place, **kwargs)
 
         return BaseModelOutput(last_hidden_state=hidden_states)
 
@@ -477,6 +477,8 @@ class LinformerPreTrainedModel(SequenceParallelMixin, PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _no_split_modules = ["LinformerEmbeddings", "LinformerLayer"]
+    # accelerate moves the arguments of an offloaded layer to its device. E has hooks of its own, which load its weights
+    _skip_keys_device_placement = ["shared_projection"]
     _can_record_outputs = {
         "hidden_states": LinformerLayer,
         "attentions": LinformerSelfAttention,
@@ -563,6 +565,11 @@ class LinformerModel(LinformerPreTrainedModel):
         attention_mask = None if attention_mask is None else attention_mask.bool()
         device = input_ids.device if input_ids is not None else inputs_embeds.device
         tokens = self.make_tokens(input_shape, attention_mask, device)
+        if 0 in (input_shape[0], tokens.seq_length):
+            raise ValueError(
+                f"The input has the shape {tuple(input_shape)}, so there is nothing to read. Give the model at least one"
+                " sequence, and at least one token of each."
+            )
         if tokens.seq_length > self.config.max_position_embeddings:
             raise ValueError(
                 f"The input is {tokens.seq_length} tokens long, but this model reads at most"

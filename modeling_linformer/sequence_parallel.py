@@ -16,6 +16,25 @@ from torch import nn
 from .projections import Tokens
 
 
+class AllReduce(torch.autograd.Function):
+    """
+    Reduces a tensor over the processes of a group, and sums the gradients over them in the backward pass.
+
+    `torch.distributed.all_reduce` has no gradient.
+    """
+
+    @staticmethod
+    def forward(ctx, tensor, operation, group):
+        ctx.group = group
+        reduced = tensor.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(reduced, operation, group)
+        return reduced
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return AllReduce.apply(gradient, torch.distributed.ReduceOp.SUM, ctx.group), None, None
+
+
 def all_reduce(tensor, mesh, operation="sum"):
     """
     Returns the sum of a tensor over the processes of a mesh, or another reduction that `operation` names. The sum is
@@ -23,10 +42,13 @@ def all_reduce(tensor, mesh, operation="sum"):
     """
     if mesh is None:
         return tensor
-    # Imported only here, because a torch that was built without its distributed package lacks this module
-    from torch.distributed import _functional_collectives as collectives
-
-    return collectives.wait_tensor(collectives.all_reduce(tensor.contiguous(), operation, mesh))
+    # These stand in functions only, because a torch that was built without its distributed package lacks them
+    operations = {
+        "sum": torch.distributed.ReduceOp.SUM,
+        "max": torch.distributed.ReduceOp.MAX,
+        "min": torch.distributed.ReduceOp.MIN,
+    }
+    return AllReduce.apply(tensor, operations[operation], mesh.get_group())
 
 
 class SharedTokens(Tokens):

@@ -1,10 +1,12 @@
 """Tests that a run goes on from the last checkpoint that is complete, whatever became of the others."""
 
+import re
 import resource
 import shutil
 import sys
 
 import pytest
+from safetensors.torch import save_file
 from tiny_runs import (
     MIDDLE,
     STOPS_EARLY,
@@ -14,6 +16,7 @@ from tiny_runs import (
     glue_arguments,
     mlm_arguments,
     read,
+    weights,
 )
 
 from transformers_linformer import arguments, checkpoints
@@ -74,6 +77,22 @@ def test_a_checkpoint_needs_the_best_one(inputs, tmp_path):
     assert checkpoints.last_complete_checkpoint(tmp_path / "out").endswith("checkpoint-3")
     glue.main(argv)
     assert_same_weights(tmp_path / "out", tmp_path / "whole")
+
+
+def test_goes_on_with_a_model_whose_tensors_had_older_names(inputs, tmp_path):
+    """Published BERTs name them LayerNorm.gamma and .beta, by which Trainer would not find them when it goes on."""
+    model = shutil.copytree(inputs / "teacher", tmp_path / "model")
+    older = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    renamed = {re.sub("LayerNorm.(weight|bias)", lambda name: older[name[0]], key): w for key, w in weights(model).items()}
+    save_file(renamed, model / "model.safetensors", metadata={"format": "pt"})
+    options = ("--max_steps=10", "--save_steps=5", "--learning_rate=1e-2", f"--model_name_or_path={model}")
+    argv = [each for each in glue_arguments(inputs, tmp_path / "out", *options) if not each.startswith("--config_overrides")]
+    glue.main(argv)
+    shutil.copytree(tmp_path / "out", tmp_path / "whole")
+    as_if_killed(tmp_path / "out", 5)
+    glue.main(argv)
+    assert_same_weights(tmp_path / "out", tmp_path / "whole")
+    assert "bert.embeddings.LayerNorm.weight" in weights(tmp_path / "out")
 
 
 # Files

@@ -23,6 +23,7 @@ import pytest
 import torch
 import transformers
 from filelock import FileLock
+from packaging.version import parse
 from transformers.models.auto import modeling_auto
 from transformers.testing_utils import torch_device
 
@@ -318,6 +319,8 @@ class LinformerModelTest(ModelTesterMixin, TrainingTesterMixin, unittest.TestCas
 
     def test_skips_are_listed(self):
         """Checks that skips by a decorator, which never call `skipTest`, are listed, and that all tests on the list exist."""
+        if parse(transformers.__version__) < parse("5.24"):
+            super().skipTest("the list is that of newer releases, which have other tests")
         for test in dir(self):
             reason = getattr(getattr(self, test), "__unittest_skip_why__", None)
             if reason is not None:

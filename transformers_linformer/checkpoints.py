@@ -110,7 +110,8 @@ def check_same_model(config, folder, vocab_size):
     if theirs.get("model_type") == config.model_type:
         theirs = type(config).from_dict(theirs).to_dict()  # the file leaves out fields with their default value
     ignored = {"transformers_version", "architectures", "dtype", "auto_map", "_name_or_path"}
-    ignored |= {"pad_token_id", "bos_token_id", "eos_token_id"}  # Trainer replaces them by the tokenizer's
+    # Trainer replaces these, the tokens' ids by the tokenizer's
+    ignored |= {"pad_token_id", "bos_token_id", "eos_token_id", "use_cache"}
     changed = [name for name in theirs if name not in ignored and theirs[name] != ours.get(name)]
     if changed:
         name = "model_type" if "model_type" in changed else changed[0]

@@ -1,7 +1,7 @@
 # Copyright 2026 The transformers-linformer authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Convert a pretrained BERT, RoBERTa, XLM-RoBERTa, CamemBERT or DistilBERT, or a Linformer of fairseq, into a Linformer.
+Convert a BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, Longformer, BigBird or fairseq's Linformer into a Linformer.
 
     linformer-convert --model_name_or_path FacebookAI/roberta-base --output_dir linformer-roberta \\
         --max_position_embeddings 4096
