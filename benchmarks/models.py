@@ -124,6 +124,13 @@ def longformer(sizes, n):
     return transformers.LongformerModel(config, add_pooling_layer=False), sizes.num_hidden_layers
 
 
+def big_bird(sizes, n):
+    config = transformers.BigBirdConfig(
+        **sizes.config_kwargs, max_position_embeddings=n, block_size=64, num_random_blocks=3, type_vocab_size=1
+    )
+    return transformers.BigBirdModel(config, add_pooling_layer=False), sizes.num_hidden_layers
+
+
 def modernbert(sizes, n, attention):
     config = transformers.ModernBertConfig(
         vocab_size=VOCAB_SIZE,
@@ -254,6 +261,7 @@ MODELS = {
     "modernbert-linformer": lambda sizes, n: modernbert(sizes, n, "linformer"),
     "nystromformer": nystromformer,
     "longformer": longformer,
+    "big-bird": big_bird,
     "modernbert": lambda sizes, n: modernbert(sizes, n, "sdpa"),
     "pypi-linformer": pypi_linformer,
     "pypi-linformer-pytorch": pypi_linformer_pytorch,

@@ -378,6 +378,20 @@ class LinformerOutput(nn.Module):
         return hidden_states
 
 
+def tokens_per_chunk(chunk_size, seq_length, multiple, device):
+    """
+    Returns the number of tokens that are computed at once, a multiple of all block sizes, or None for all tokens. It is None
+    with gradients, because these need the intermediate results of all tokens anyway. `chunk_size` is as in `LinformerConfig`.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return None
+    if chunk_size is None:
+        chunk_size = 512 if device.type == "cpu" else 16384
+    if not chunk_size or seq_length < 4 * chunk_size:
+        return None
+    return -(-chunk_size // multiple) * multiple
+
+
 def in_chunks(forward, tokens, output=None):
     """
     Calls `forward` once, with the slice of all tokens, or if `tokens.chunk_size` is set, for one chunk after the other, with
@@ -521,21 +535,6 @@ class LinformerModel(LinformerPreTrainedModel):
     def set_input_embeddings(self, value):
         self.embeddings.word_embeddings = value
 
-    def inference_chunk_size(self, seq_length, device, **kwargs):
-        """
-        Returns the number of tokens that are computed at once, a multiple of all block sizes, or None for all tokens. It is
-        None with gradients, because these need the intermediate results of all tokens anyway.
-        """
-        chunk_size, multiple = self.config.inference_chunk_size, self.config.block_multiple
-        attentions = kwargs.get("output_attentions", self.config.output_attentions)
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or attentions:
-            return None
-        if chunk_size is None:
-            chunk_size = 512 if device.type == "cpu" else 16384
-        if not chunk_size or seq_length < 4 * chunk_size:
-            return None
-        return -(-chunk_size // multiple) * multiple
-
     @merge_with_config_defaults
     @capture_outputs
     @auto_docstring
@@ -578,7 +577,9 @@ class LinformerModel(LinformerPreTrainedModel):
                 " with a larger `max_position_embeddings`."
             )
 
-        tokens.chunk_size = self.inference_chunk_size(tokens.seq_length, device, **kwargs)
+        if not kwargs.get("output_attentions", self.config.output_attentions):
+            chunk_size, multiple = self.config.inference_chunk_size, self.config.block_multiple
+            tokens.chunk_size = tokens_per_chunk(chunk_size, tokens.seq_length, multiple, device)
         if position_ids is None:
             position_ids = tokens.offset + torch.arange(input_shape[1], device=device).unsqueeze(0)
 

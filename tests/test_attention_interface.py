@@ -165,6 +165,17 @@ def test_it_is_the_attention_of_a_converted_model(model_type, projection_type, b
     torch.testing.assert_close(*gradients, atol=1e-9, rtol=1e-9)
 
 
+@pytest.mark.parametrize("projection_type", ["attention_pool", "mean_pool", "max_pool"])
+@pytest.mark.parametrize("block_size", [0, 100])
+def test_chunks_of_a_long_input_change_nothing(projection_type, block_size):
+    model = make_model("eurobert", max_position_embeddings=2300, num_hidden_layers=1)
+    use_linformer_attention(model, 20, block_size, projection_type)
+    inputs = make_inputs(2250)
+    complete = outputs(model, inputs)  # with gradients there are no chunks
+    with torch.no_grad():
+        assert_equal(outputs(model, inputs), complete)
+
+
 @pytest.mark.parametrize("length", [1, 5, 6, 7, 12, 13, 50])
 @pytest.mark.parametrize("local_attention", [2, 10, 200])
 @torch.no_grad()

@@ -16,7 +16,14 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import causal_mask_function
 
 from configuration_linformer import LinformerConfig
-from modeling_linformer.modeling_linformer import LinformerProjected, join_blocks, join_rows_to_blocks, split_blocks
+from modeling_linformer.modeling_linformer import (
+    LinformerProjected,
+    in_chunks,
+    join_blocks,
+    join_rows_to_blocks,
+    split_blocks,
+    tokens_per_chunk,
+)
 from modeling_linformer.projections import PROJECTION_CLASSES, Tokens, number_of_blocks
 
 
@@ -141,19 +148,28 @@ def linformer_attention_forward(
 
     tokens = Tokens(query.shape[:2], attention_mask, query.device)
     projection, block_size = pooling.projection, pooling.block_size
+    tokens.chunk_size = tokens_per_chunk(None, length, block_size or 1, query.device)
     scale = scaling * query.shape[-1] ** 0.5  # 1 in nearly all models: `weigh` itself divides by the root
     rows_of_key, rows_of_value = key.flatten(2), value.flatten(2)
     weights = projection.weigh(tokens, query.flatten(2), lambda mean_query: mean_query * scale, rows_of_key)
-    key_rows, value_rows = (
-        projection(rows, tokens, weights).unflatten(-1, (num_heads, -1)).transpose(1, 2)
-        for rows in (rows_of_key, rows_of_value)
-    )
+    key_rows, value_rows = (projection(rows, tokens, weights) for rows in (rows_of_key, rows_of_value))
+    key_rows, value_rows = (rows.unflatten(-1, (num_heads, -1)).transpose(1, 2) for rows in (key_rows, value_rows))
     log_counts = projection.log_counts(tokens, block_size, key.dtype, weights)
-    if not block_size:
-        return attend(query.transpose(1, 2), key_rows, value_rows, log_counts).transpose(1, 2), None
     projected = LinformerProjected(key_rows, value_rows, log_counts, tokens.mask, None, None)
-    output = attend(*join_rows_to_blocks(query, key, value, projected, block_size))
-    return join_blocks(output.transpose(1, 2), query.shape[0], length), None
+
+    def attend_from(query, key, value, projected):
+        if not block_size:
+            return attend(query.transpose(1, 2), key_rows, value_rows, log_counts).transpose(1, 2).flatten(2)
+        output = attend(*join_rows_to_blocks(query, key, value, projected, block_size))
+        return join_blocks(output.transpose(1, 2).flatten(2), *query.shape[:2])
+
+    def attend_from_chunk(rows):
+        return attend_from(*(each[:, rows] for each in (query, key, value)), projected.of_rows(rows, block_size))
+
+    # A compiled graph would depend on a slice's taking all rows
+    complete = tokens.chunk_size is None
+    output = attend_from(query, key, value, projected) if complete else in_chunks(attend_from_chunk, tokens)
+    return output.unflatten(-1, (num_heads, -1)), None
 
 
 def check(module, query, key, attention_mask, kwargs):
