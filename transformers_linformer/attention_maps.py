@@ -28,10 +28,10 @@ def token_attentions(model, **inputs):
         raise UsageError("`token_attentions` needs complete sequences: call `model.set_sequence_mesh(None)` first.")
     projections = []
 
-    def read_projection(layer, args):
-        projections.append(projection_of(layer.attention.self, *args[:3]))
+    def read_projection(layer, args, kwargs):
+        projections.append(projection_of(layer.attention.self, *args, kwargs["shared_projection"]))
 
-    handles = [layer.register_forward_pre_hook(read_projection) for layer in base.encoder.layer]
+    handles = [layer.register_forward_pre_hook(read_projection, with_kwargs=True) for layer in base.encoder.layer]
     try:
         model.set_attn_implementation("eager")
         attentions = model(**inputs, output_attentions=True, return_dict=True).attentions
