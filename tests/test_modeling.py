@@ -27,6 +27,7 @@ from modeling_linformer import (
     LinformerForTokenClassification,
     LinformerModel,
 )
+from modeling_linformer.modeling_linformer import tokens_per_chunk
 from modeling_linformer.projections import LinformerAttentionPoolProjection, Tokens
 
 
@@ -1037,10 +1038,10 @@ def test_long_inputs_go_in_chunks_of_whole_blocks_without_gradients(block_size, 
         model.set_attn_implementation("eager")
         assert chunks_of(14, output_attentions=True) == [14]
     assert chunks_of(14) == [14]
-    chosen = LinformerModel(LinformerConfig(**SIZES)).inference_chunk_size
     with torch.no_grad():
-        assert [chosen(length, torch.device("cpu")) for length in (2047, 2048)] == [None, 512]
-        assert [chosen(length, torch.device("meta")) for length in (65535, 65536)] == [None, 16384]
+        for device, chosen in (("cpu", 512), ("meta", 16384)):
+            lengths = (4 * chosen - 1, 4 * chosen)
+            assert [tokens_per_chunk(None, length, 1, torch.device(device)) for length in lengths] == [None, chosen]
 
 
 def test_only_the_wanted_positions_are_scored():
