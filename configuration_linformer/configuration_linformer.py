@@ -44,6 +44,9 @@ class LinformerConfig(PreTrainedConfig):
     r"""
     max_position_embeddings (`int`, *optional*, defaults to 512):
         n, the length of the longest input, in tokens. Positions run from 0 to n - 1, without RoBERTa's offset.
+    embedding_size (`int`, *optional*):
+        The size of the embeddings of words, positions and token types, if it is not `hidden_size`. A linear layer then maps
+        them to `hidden_size`, and the masked-LM head maps back, as in ALBERT and ELECTRA.
     position_period (`int`, *optional*):
         The number of position embeddings, if there are fewer than n. Positions then repeat: position p has the embedding of
         p modulo `position_period`. With blocks it has to be a multiple of the block size, so that the positions within a
@@ -117,6 +120,7 @@ class LinformerConfig(PreTrainedConfig):
 
     vocab_size: int = 50265
     hidden_size: int = 768
+    embedding_size: int | None = None
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
     intermediate_size: int = 3072
@@ -178,6 +182,11 @@ class LinformerConfig(PreTrainedConfig):
         return math.lcm(*(size for size in self.block_sizes if size))
 
     @property
+    def size_of_embeddings(self) -> int:
+        """Returns the size of an embedding: `embedding_size`, or `hidden_size` if that is None."""
+        return self.hidden_size if self.embedding_size is None else self.embedding_size
+
+    @property
     def has_learned_projection(self) -> bool:
         """Returns whether E and F have parameters. Poolings have none."""
         return self.projection_type in ("linear", "conv")
@@ -199,6 +208,8 @@ class LinformerConfig(PreTrainedConfig):
         for name in (*names, "max_position_embeddings", "type_vocab_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if self.size_of_embeddings < 1:
+            raise ValueError(f"`embedding_size` must be at least 1, or None for `hidden_size`, got {self.embedding_size}.")
         for name in ("initializer_range", "layer_norm_eps"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"`{name}` must be a finite number, at least 0, got {getattr(self, name)}.")

@@ -48,16 +48,18 @@ from .sequence_parallel import SequenceParallelMixin
 
 
 class LinformerEmbeddings(nn.Module):
-    """Adds up the embeddings of words, positions and token types."""
+    """Adds up the embeddings of words, positions and token types, and maps them to the hidden size if they have another."""
 
     def __init__(self, config):
         super().__init__()
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        size = config.size_of_embeddings
+        self.word_embeddings = nn.Embedding(config.vocab_size, size, padding_idx=config.pad_token_id)
         self.position_period = config.position_period
-        self.position_embeddings = nn.Embedding(config.position_period or config.max_position_embeddings, config.hidden_size)
-        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.position_embeddings = nn.Embedding(config.position_period or config.max_position_embeddings, size)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, size)
+        self.LayerNorm = nn.LayerNorm(size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.projection = None if size == config.hidden_size else nn.Linear(size, config.hidden_size)
 
     def forward(
         self,
@@ -79,7 +81,8 @@ class LinformerEmbeddings(nn.Module):
         if self.position_period is not None:
             position_ids = position_ids % self.position_period
         embeddings = embeddings + self.position_embeddings(position_ids)
-        return self.dropout(self.LayerNorm(embeddings))
+        embeddings = self.dropout(self.LayerNorm(embeddings))
+        return embeddings if self.projection is None else self.projection(embeddings)
 
 
 def check_inputs(input_shape, attention_mask, position_ids, kwargs):
@@ -601,10 +604,11 @@ class LinformerLMHead(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        size = config.size_of_embeddings
+        self.dense = nn.Linear(config.hidden_size, size)
+        self.layer_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
 
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        self.decoder = nn.Linear(size, config.vocab_size)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:

@@ -30,11 +30,15 @@ SOURCES = [
     *(f"Bert{head}" for head in (*ALL, "ForPreTraining")),
     *(f"{family}{head}" for family in ("Roberta", "XLMRoberta", "Camembert") for head in ALL),
     *(f"DistilBert{head}" for head in COMMON),
+    *(f"Electra{head}" for head in COMMON),
+    *(f"Albert{head}" for head in (*ALL, "ForPreTraining")),
     *(f"Longformer{head}" for head in ("Model", "ForMaskedLM", "ForTokenClassification")),
     *(f"BigBird{head}" for head in ("Model", "ForMaskedLM", "ForTokenClassification", "ForMultipleChoice", "ForPreTraining")),
 ]
-# With these fields, each token attends to all others
+# Sizes of embeddings, and what lets each token attend to all others
 OWN_FIELDS = {
+    "Electra": {"embedding_size": 20},
+    "Albert": {"embedding_size": 20, "hidden_act": "gelu", "num_hidden_groups": 1},
     "Longformer": {"attention_window": 4 * N},
     "BigBird": {"attention_type": "original_full", "hidden_act": "gelu", "rescale_embeddings": False},
 }
@@ -67,7 +71,7 @@ def make_inputs(model, lengths):
     ids = torch.randint(7, VOCAB, shape, generator=generator)
     mask = (torch.arange(max(lengths)) < torch.tensor(lengths).view(-1, *[1] * (len(shape) - 1))).expand(shape).long()
     inputs = {"input_ids": ids.where(mask == 1, model.config.pad_token_id), "attention_mask": mask}
-    if getattr(model.config, "type_vocab_size", 0) == 2 and model.config.model_type in ("bert", "linformer"):
+    if getattr(model.config, "type_vocab_size", 0) == 2:
         inputs["token_type_ids"] = torch.randint(2, shape, generator=generator)
     return inputs
 
@@ -75,7 +79,7 @@ def make_inputs(model, lengths):
 @torch.no_grad()
 def outputs_of(model, inputs):
     """Returns all outputs that the two models have in common, without those of padding."""
-    names = {"prediction_logits": "logits", "seq_relationship_logits": None}
+    names = {"prediction_logits": "logits", "seq_relationship_logits": None, "sop_logits": None}
     found = {}
     for name, output in model(**inputs).items():
         name, mask = names.get(name, name), inputs["attention_mask"]
@@ -134,7 +138,7 @@ def test_at_most_k_tokens_or_a_block_get_the_originals_outputs(class_name, k, bl
     if class_name.endswith("ForMultipleChoice") and getattr(source.base_model, "pooler", True) is None:
         pytest.skip("this class reads a pooler that it lacks before transformers 5.17, so it has no outputs")
     model = convert_to_linformer(source, projected_dim=k, block_size=block_size)
-    head = re.sub(r"^(Bert|Roberta|XLMRoberta|Camembert|DistilBert|Longformer|BigBird)", "", class_name)
+    head = re.sub(r"^(Bert|Roberta|XLMRoberta|Camembert|DistilBert|Electra|Albert|Longformer|BigBird)", "", class_name)
     assert type(model).__name__ == "Linformer" + {"ForPreTraining": "ForMaskedLM"}.get(head, head)
     assert_same(model, source, make_inputs(source, [K, 4, 1]))
     # With more tokens the outputs differ, so the comparison can fail
@@ -312,6 +316,12 @@ def test_what_is_left_out_is_said(tmp_path, caplog, monkeypatch):
         assert {"bert.pooler.dense.weight", "cls.seq_relationship.bias"} <= set(re.split(r"[,:]? ", message))
 
 
+def test_groups_of_shared_layers():
+    source = make_source("AlbertModel", num_hidden_layers=4, num_hidden_groups=2)
+    model = convert_to_linformer(source, projected_dim=K, block_size=0)
+    assert_same(model, source, make_inputs(source, (K, 3)))
+
+
 def test_the_limit_of_far_tokens_is_what_the_original_attended_to():
     for class_name, attended in (("BertModel", N), ("BigBirdModel", N), ("LongformerModel", 16)):
         source = make_source(class_name, **({"attention_window": [16, 12]} if attended == 16 else {}))
@@ -353,7 +363,11 @@ def test_the_weights_of_global_attention_are_left_out_by_name(caplog, monkeypatc
         ("BertModel", {}, {"max_position_embeddings": 0}, ["max_position_embeddings", "at least 1", "got 0"]),
         ("BertModel", {}, {"projection_type": "sum"}, ["projection_type", "'sum'", "mean_pool"]),
         ("BertModel", {}, {"projected_dim": [4, 4, 4]}, ["projected_dim", "[4, 4, 4]", "num_hidden_layers"]),
-        ("ElectraModel", {"embedding_size": 32}, {}, ["model_type", "electra", "bert, roberta"]),
+        ("ElectraForSequenceClassification", {}, {}, ["architectures", "tanh", "encoder_only"]),
+        ("ElectraForPreTraining", {}, {}, ["architectures", "replaced tokens", "encoder_only"]),
+        ("AlbertForMaskedLM", {"hidden_act": "gelu_new"}, {}, ["hidden_act", "gelu_new", "encoder_only"]),
+        ("AlbertModel", {"inner_group_num": 2}, {}, ["inner_group_num", "2"]),
+        ("RemBertModel", {}, {}, ["model_type", "rembert", "bert, roberta"]),
         ("DebertaV2Model", {}, {}, ["model_type", "deberta-v2", "bert, roberta"]),
     ],
 )

@@ -824,6 +824,7 @@ def test_logits_to_keep_is_refused_where_it_could_mean_anything(logits_to_keep, 
         ),
         ({"max_position_embeddings": 0}, ["`max_position_embeddings`", "at least 1", "got 0"]),
         ({"type_vocab_size": 0}, ["`type_vocab_size`", "at least 1", "got 0"]),
+        ({"embedding_size": 0}, ["`embedding_size`", "at least 1", "got 0"]),
         *(
             ({name: value}, [f"`{name}`", "from 0 to 1", f"got {value}"])
             for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
@@ -881,6 +882,7 @@ def test_defaults_are_those_of_roberta_and_the_paper():
         "sparse_prediction": False,
         "inference_chunk_size": None,
         "position_period": None,
+        "embedding_size": None,
         "classifier_pooling": "cls",
         "auto_map": LinformerConfig().auto_map,
         "linformer_version": LinformerConfig().linformer_version,

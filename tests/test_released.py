@@ -40,7 +40,7 @@ CHECKPOINTS = {
     ),
     "mean_pool": (
         "LinformerForTokenClassification",
-        {"projection_type": "mean_pool", "block_size": [0, 5]},
+        {"projection_type": "mean_pool", "block_size": [0, 5], "embedding_size": 6},
     ),
     "max_pool": ("LinformerModel", {"projection_type": "max_pool", "hidden_act": "relu"}),
     "attention_pool": (

@@ -1,7 +1,8 @@
 # Copyright 2026 The transformers-linformer authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Converts a pretrained BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, Longformer or BigBird into a Linformer.
+Converts a pretrained BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ELECTRA, ALBERT, Longformer or BigBird into a
+Linformer.
 
 All weights are kept, and the head, too. Only E and F, the projections along the sequence, are new.
 """
@@ -36,6 +37,29 @@ BERT = {
 }
 ROBERTA = {"roberta.": "linformer."}
 LONGFORMER = {"_global.": None, "longformer.": "linformer."}
+ELECTRA = {
+    "electra.embeddings_project.": "linformer.embeddings.projection.",
+    "electra.": "linformer.",
+    "generator_predictions.dense.": "lm_head.dense.",
+    "generator_predictions.LayerNorm.": "lm_head.layer_norm.",
+    "generator_lm_head.": "lm_head.decoder.",
+}
+ALBERT = {
+    "albert.encoder.embedding_hidden_mapping_in.": "linformer.embeddings.projection.",
+    "albert.pooler.": "linformer.pooler.dense.",
+    "albert.": "linformer.",
+    ".attention.query.": ".attention.self.query.",
+    ".attention.key.": ".attention.self.key.",
+    ".attention.value.": ".attention.self.value.",
+    ".attention.dense.": ".attention.output.dense.",
+    ".attention.LayerNorm.": ".attention.output.LayerNorm.",
+    ".ffn.": ".intermediate.dense.",
+    ".ffn_output.": ".output.dense.",
+    ".full_layer_layer_norm.": ".output.LayerNorm.",
+    "predictions.dense.": "lm_head.dense.",
+    "predictions.LayerNorm.": "lm_head.layer_norm.",
+    "predictions.": "lm_head.",
+}
 BIG_BIRD = {"bert.pooler.": "linformer.pooler.dense.", **BERT}
 DISTILBERT = {
     "distilbert.embeddings.": "linformer.embeddings.",
@@ -59,6 +83,8 @@ FAMILIES = {
     "xlm-roberta": ("XLMRoberta", ROBERTA),
     "camembert": ("Camembert", ROBERTA),
     "distilbert": ("DistilBert", DISTILBERT),
+    "electra": ("Electra", ELECTRA),
+    "albert": ("Albert", ALBERT),
     "longformer": ("Longformer", LONGFORMER),
     "big_bird": ("BigBird", BIG_BIRD),
 }
@@ -73,8 +99,9 @@ HEADS = {
     "ForQuestionAnswering": ("LinformerForQuestionAnswering", {}),
     "ForMultipleChoice": ("LinformerForMultipleChoice", {"classifier.": "choice_classifier."}),
 }
-# BERT's classifier consists of the pooler and a layer. RoBERTa and the Linformer have both in one module.
+# BERT's and ALBERT's classifiers consist of the pooler and a layer. RoBERTa and the Linformer have both in one module.
 BERT_CLASSIFIER = {"bert.pooler.dense.": "classifier.dense.", "classifier.": "classifier.out_proj."}
+ALBERT_CLASSIFIER = {"albert.pooler.": "classifier.dense.", "classifier.": "classifier.out_proj."}
 
 # Heads that a family has in another form, and why they do not fit
 OTHER_HEADS = {
@@ -86,6 +113,9 @@ OTHER_HEADS = {
         ("Longformer", head): "reads tokens with global attention, for which a Linformer has no weights"
         for head in ("ForSequenceClassification", "ForMultipleChoice", "ForQuestionAnswering")
     },
+    ("Electra", "ForSequenceClassification"): "applies GELU where a Linformer's applies tanh",
+    ("Electra", "ForMultipleChoice"): "applies GELU where a Linformer's applies tanh",
+    ("Electra", "ForPreTraining"): "tells replaced tokens, which none of a Linformer's does",
     ("BigBird", "ForSequenceClassification"): "has its own activation function where a Linformer's applies tanh",
     ("BigBird", "ForQuestionAnswering"): "has a layer more than a Linformer's",
 }
@@ -94,6 +124,7 @@ OTHER_HEADS = {
 CARRIED_FIELDS = (
     "vocab_size",
     "hidden_size",
+    "embedding_size",
     "num_hidden_layers",
     "num_attention_heads",
     "intermediate_size",
@@ -135,7 +166,8 @@ def convert_to_linformer(
 ):
     """
     Returns a Linformer with the weights, the head and the dtype of a BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT,
-    Longformer or BigBird. A Longformer's second set of weights, for tokens with global attention, is left out.
+    ELECTRA, ALBERT, Longformer or BigBird. A Longformer's second set of weights, for tokens with global attention, is left
+    out. The layers that an ALBERT shares are copied, so that the Linformer has as many parameters as layers of its size have.
 
     Inputs of at most `block_size` tokens get the original's outputs, and with the poolings inputs of at most k tokens do,
     too. Longer inputs are approximated, so train the model further.
@@ -198,11 +230,12 @@ def convert_to_linformer(
         source = load_source(model_or_name, config, class_name, hub_kwargs)
 
     prefix = "" if hasattr(source, source.base_model_prefix) else f"{source.base_model_prefix}."
-    state = rename({prefix + name: tensor for name, tensor in source.state_dict().items()}, names)
+    state = {prefix + name: tensor for name, tensor in source.state_dict().items()}
+    state = rename(unshare_layers(state, config), names)
     positions = "linformer.embeddings.position_embeddings.weight"
     state[positions] = state[positions][-positions_of_source:][:max_position_embeddings]
     token_types = "linformer.embeddings.token_type_embeddings.weight"
-    state.setdefault(token_types, torch.zeros(target_config.type_vocab_size, target_config.hidden_size))
+    state.setdefault(token_types, torch.zeros(target_config.type_vocab_size, target_config.size_of_embeddings))
     return make_linformer(target_class, target_config, state).to(source.device)
 
 
@@ -226,6 +259,8 @@ def check_encoder(config):
             f"`position_embedding_type` is {position_type!r}, but a projected row has no distance to a token: the"
             " source must have absolute positions."
         )
+    if getattr(config, "inner_group_num", 1) != 1:
+        raise ValueError(f"`inner_group_num` is {config.inner_group_num}, but only ALBERTs with 1 can be converted.")
     if getattr(config, "rescale_embeddings", False):
         raise ValueError("`rescale_embeddings` is True, and a Linformer does not multiply its embeddings by a number.")
     for name in ("is_decoder", "add_cross_attention"):
@@ -254,9 +289,9 @@ def find_names(config, class_name):
     target_class, head_names = HEADS[head]
     if (start, head) in OTHER_HEADS:
         raise ValueError(f"`architectures` is {class_name}, whose head {OTHER_HEADS[start, head]}. {cure}")
-    # The masked-LM heads of RoBERTa, Longformer and the Linformer have GELU, whatever `hidden_act` is
+    # The masked-LM heads of RoBERTa, Longformer, ELECTRA and the Linformer have GELU, whatever `hidden_act` is
     activation = carried_fields(config)["hidden_act"]
-    if target_class == "LinformerForMaskedLM" and names not in (ROBERTA, LONGFORMER) and activation != "gelu":
+    if target_class == "LinformerForMaskedLM" and names not in (ROBERTA, LONGFORMER, ELECTRA) and activation != "gelu":
         raise ValueError(
             f"`hidden_act` is {activation!r}, also in the masked-LM head, where a Linformer always has 'gelu'. {cure}"
         )
@@ -264,12 +299,18 @@ def find_names(config, class_name):
         head_names = BERT_CLASSIFIER
     if names is BIG_BIRD and head not in ("Model", "ForMultipleChoice"):
         head_names = {"bert.pooler.": None, **head_names}  # these heads have it, too, and do not use it
+    if names is ALBERT and head == "ForSequenceClassification":
+        head_names = ALBERT_CLASSIFIER
+    if names is ALBERT and head == "ForPreTraining":
+        head_names = {"albert.pooler.": None, "sop_classifier.": None}
     return target_class, head_names | {part: name for part, name in names.items() if part not in head_names}
 
 
 def carried_fields(config):
     """Returns the fields of the source's configuration that a Linformer has, too, under the Linformer's names."""
     fields, source_names = {}, {}
+    if config.model_type == "albert":
+        source_names = {"classifier_dropout": "classifier_dropout_prob"}
     if FAMILIES[config.model_type][1] is DISTILBERT:
         fields, source_names = {"layer_norm_eps": 1e-12, "type_vocab_size": 1}, DISTILBERT_FIELDS  # constants in its code
     for name in CARRIED_FIELDS:
@@ -293,6 +334,23 @@ def load_source(name, config, class_name, hub_kwargs):
 
 
 # Weights
+
+
+def unshare_layers(state, config):
+    """Returns the state with a copy of ALBERT's layers for each layer that they stand for. Other states stay as they are."""
+    if config.model_type != "albert":
+        return state
+    layers = config.num_hidden_layers
+    unshared = {}
+    for name, tensor in state.items():
+        shared = re.match(r"albert\.encoder\.albert_layer_groups\.(\d+)\.albert_layers\.0\.", name)
+        if shared is None:
+            unshared[name] = tensor
+            continue
+        for layer in range(layers):
+            if layer * config.num_hidden_groups // layers == int(shared[1]):
+                unshared[f"albert.encoder.layer.{layer}.{name[shared.end() :]}"] = tensor
+    return unshared
 
 
 def rename(state, names):

@@ -1,7 +1,9 @@
 # Copyright 2026 The transformers-linformer authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Convert a BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, Longformer, BigBird or fairseq's Linformer into a Linformer.
+Convert a BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ELECTRA, ALBERT, Longformer or BigBird into a Linformer.
+
+A Linformer of fairseq is converted, too.
 
     linformer-convert --model_name_or_path FacebookAI/roberta-base --output_dir linformer-roberta \\
         --max_position_embeddings 4096
