@@ -131,7 +131,7 @@ def linformer_attention_forward(
 
     `query`, `key` and `value` are (b, h, n', d / h), or keys and values have fewer heads, each for a group of heads of the
     queries. `attention_mask` is (b, n'), False for padding, or None. With a `sliding_window`, a token attends to those that
-    are less than so many positions away, exactly.
+    are fewer than `sliding_window` positions away, exactly.
 
     Raises `ValueError` for attention that no pooled row can take part in.
     """
