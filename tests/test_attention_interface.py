@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 from datasets import Dataset
+from packaging.version import parse
 from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, pipeline
 
@@ -16,6 +17,11 @@ from transformers_linformer.tokenization import train_tokenizer
 
 
 torch.set_num_threads(1)
+
+pytestmark = pytest.mark.skipif(
+    parse(transformers.__version__) < parse("5.24"),
+    reason="in transformers 5.4 some of these models do not use the interface, and between 5.4 and 5.24 none was tried",
+)
 
 N, K, BLOCK = 64, 6, 8
 SIZES = {
