@@ -1,7 +1,5 @@
 """Tests Linformer's attention in the encoders of transformers, with their own weights."""
 
-import copy
-
 import pytest
 import torch
 import transformers
@@ -156,10 +154,7 @@ def test_it_is_the_attention_of_a_converted_model(model_type, projection_type, b
         inputs["position_ids"] = position_ids + 2
     projected_dim = [K, 9] if isinstance(block_size, list) else K
     converted = convert_to_linformer(model, projected_dim, block_size=block_size, projection_type=projection_type).eval()
-    for layer in converted.encoder.layer:
-        if layer.attention.self.E is not None and hasattr(layer.attention.self.E, "config"):
-            layer.attention.self.E.config = copy.copy(layer.attention.self.E.config)
-            layer.attention.self.E.config.far_token_limit = limit
+    converted.config.far_token_limit = limit
     use_linformer_attention(model, projected_dim, block_size, projection_type, far_token_limit=limit)
     expected = outputs(converted, inputs | {"position_ids": position_ids})
     assert_equal(outputs(model, inputs), expected)
@@ -282,7 +277,12 @@ def test_sizes_that_cannot_be(model_type, sizes, message):
     model = make_model(model_type)
     with pytest.raises(ValueError, match=message):
         use_linformer_attention(model, **sizes)
-    assert model.config._attn_implementation == "sdpa"
+    assert model.config._attn_implementation == "sdpa" and not hasattr(model.config, "linformer_attention")
+    use_linformer_attention(model, K, BLOCK)
+    kept = dict(model.config.linformer_attention)
+    with pytest.raises(ValueError, match=message):
+        use_linformer_attention(model, **sizes)
+    assert model.config.linformer_attention == kept
 
 
 def test_a_linformer_is_refused():

@@ -80,9 +80,10 @@ def use_linformer_attention(model, projected_dim=64, block_size=128, projection_
             )
     except Exception:
         model.set_attn_implementation(implementation)
-        config.linformer_attention = sizes
         if sizes is None:
             del config.linformer_attention
+        else:
+            config.linformer_attention = sizes
         raise
     return model
 

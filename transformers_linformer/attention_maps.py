@@ -14,9 +14,10 @@ def token_attentions(model, **inputs):
 
     A token attends to the tokens of its block and to k projected rows. The weight of a row is spread over the tokens that the
     row stands for, by the weights that the row gives to their values: with P for the attention to the rows, the result is P F.
-    It is exact, in that its product with the values of all tokens is the output of the attention. With a pooling each row of
-    it sums to 1. With a learned F it does not, and weights can be negative, because those of F are not normalised.
-    In `max_pool`, where each feature of a row comes from one token, a token has the share of the features that come from it.
+    It is exact, in that its product with the values of all tokens is the output of the attention, but for `max_pool`: there
+    each feature of a row comes from one token, and a token has the share of the features that come from it. With a pooling
+    each row of the result sums to 1. With a learned F it does not, and weights can be negative, as those of F are not
+    normalised.
 
     `model` is a Linformer with or without a head, in either of its attention implementations, and `inputs` are its inputs.
     The results take O(n'^2) memory per head and layer, unlike the model.

@@ -99,9 +99,15 @@ HEADS = {
     "ForQuestionAnswering": ("LinformerForQuestionAnswering", {}),
     "ForMultipleChoice": ("LinformerForMultipleChoice", {"classifier.": "choice_classifier."}),
 }
-# BERT's and ALBERT's classifiers consist of the pooler and a layer. RoBERTa and the Linformer have both in one module.
-BERT_CLASSIFIER = {"bert.pooler.dense.": "classifier.dense.", "classifier.": "classifier.out_proj."}
-ALBERT_CLASSIFIER = {"albert.pooler.": "classifier.dense.", "classifier.": "classifier.out_proj."}
+# Names of a head's tensors in one family. The classifiers of BERT and ALBERT consist of the pooler and a layer. RoBERTa and
+# the Linformer have both in one module. Some heads of BigBird and ALBERT have a pooler that they do not use.
+OWN_NAMES = {
+    ("Bert", "ForSequenceClassification"): {"bert.pooler.dense.": "classifier.dense.", "classifier.": "classifier.out_proj."},
+    ("Albert", "ForSequenceClassification"): {"albert.pooler.": "classifier.dense.", "classifier.": "classifier.out_proj."},
+    ("Albert", "ForPreTraining"): {"albert.pooler.": None, "sop_classifier.": None},
+    ("BigBird", "ForMaskedLM"): {"bert.pooler.": None},
+    ("BigBird", "ForTokenClassification"): {"bert.pooler.": None},
+}
 
 # Heads that a family has in another form, and why they do not fit
 OTHER_HEADS = {
@@ -295,14 +301,7 @@ def find_names(config, class_name):
         raise ValueError(
             f"`hidden_act` is {activation!r}, also in the masked-LM head, where a Linformer always has 'gelu'. {cure}"
         )
-    if names is BERT and head == "ForSequenceClassification":
-        head_names = BERT_CLASSIFIER
-    if names is BIG_BIRD and head not in ("Model", "ForMultipleChoice"):
-        head_names = {"bert.pooler.": None, **head_names}  # these heads have it, too, and do not use it
-    if names is ALBERT and head == "ForSequenceClassification":
-        head_names = ALBERT_CLASSIFIER
-    if names is ALBERT and head == "ForPreTraining":
-        head_names = {"albert.pooler.": None, "sop_classifier.": None}
+    head_names = OWN_NAMES.get((start, head), head_names)
     return target_class, head_names | {part: name for part, name in names.items() if part not in head_names}
 
 
