@@ -75,6 +75,10 @@ class LinformerConfig(PreTrainedConfig):
         sequence has more, each projected row counts for proportionally fewer tokens, so that nearby tokens weigh as much
         as in the short sequences that a model was trained on. `None` sets no limit, which suits a model that is trained
         from scratch. A conversion sets it to the number of tokens outside a block that the original attended to.
+    relative_attention_num_buckets (`int`, *optional*):
+        The number of buckets of distances between tokens, with a bias of the scores per head for each, as in MPNet and T5.
+        A multiple of 4. Half of them are for tokens to the right. Distances of 128 and more share one bucket. The distance
+        of a projected row is that of the middle of its window, so the projection must be a pooling. `None` is no bias.
     sparse_prediction (`bool`, *optional*, defaults to `False`):
         Whether `LinformerForMaskedLM`, if it is given labels, scores the vocabulary only at the tokens to predict. The loss
         is the same, and the head takes about a seventh of the time and memory.
@@ -134,6 +138,7 @@ class LinformerConfig(PreTrainedConfig):
     projection_type: str = "linear"
     block_size: int | list[int] = 0
     far_token_limit: int | None = None
+    relative_attention_num_buckets: int | None = None
     type_vocab_size: int = 2
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
@@ -160,6 +165,7 @@ class LinformerConfig(PreTrainedConfig):
         self.validate_projection()
         self.validate_blocks()
         self.validate_position_period()
+        self.validate_relative_attention()
         self.validate_inference_chunk_size()
 
     def to_dict(self):
@@ -235,6 +241,21 @@ class LinformerConfig(PreTrainedConfig):
             raise ValueError(
                 f"`block_size` is {self.block_size}, which does not divide the {period} positions of `position_period`: later"
                 " positions repeat them, and a repetition would start within a block. Choose a divisor, or 0."
+            )
+
+    def validate_relative_attention(self):
+        buckets = self.relative_attention_num_buckets
+        if buckets is None:
+            return
+        if buckets % 4 or not 4 <= buckets <= 256:
+            raise ValueError(
+                "`relative_attention_num_buckets` must be a multiple of 4, from 4 to 256, or None for no relative positions,"
+                f" got {buckets}."
+            )
+        if self.has_learned_projection:
+            raise ValueError(
+                f"`relative_attention_num_buckets` is {buckets}, but a row of a learned"
+                f" `projection_type={self.projection_type!r}` has no distance to a token. Choose a pooling."
             )
 
     def validate_inference_chunk_size(self):

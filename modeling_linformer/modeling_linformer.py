@@ -16,6 +16,7 @@ projects the keys and F the values. In the shapes that comments and docstrings g
 input, h the number of heads, d the hidden size, and m the number of blocks.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -182,6 +183,46 @@ def eager_attention_forward(
     return attn_output, attn_weights
 
 
+class LinformerRelativeAttentionBias(nn.Embedding):
+    """
+    Holds the bias of the scores for each bucket of distances and each head, as in MPNet and T5.
+
+    Of the buckets, half are for keys to the right of a query. Of each half, one half is for a distance each, and the rest
+    divide the distances up to 128 evenly on a logarithmic scale. The last bucket has all that are further away, too.
+    """
+
+    max_distance = 128
+
+    def __init__(self, config):
+        super().__init__(config.relative_attention_num_buckets, config.num_attention_heads)
+
+    def forward(self, distances: torch.LongTensor) -> torch.Tensor:
+        """Returns the bias (..., h) of keys that are `distances` (...) tokens to the right of their query."""
+        per_side = self.num_embeddings // 2
+        exact = per_side // 2
+        steps = distances.abs()
+        far = (steps.clamp(min=1).float() / exact).log() / math.log(self.max_distance / exact) * (per_side - exact)
+        buckets = torch.where(steps < exact, steps, (exact + far.long()).clamp(max=per_side - 1))
+        return super().forward(buckets + per_side * (distances > 0))
+
+
+class RelativePositions(NamedTuple):
+    """Holds what the relative positions of a layer follow from."""
+
+    bias: LinformerRelativeAttentionBias
+    index: torch.Tensor  # (b, n'), the index of each token
+    middles: torch.Tensor  # (b, k), the index of the token in the middle of each projected row's window
+
+    def bias_of_rows(self):
+        """Returns what is added to the scores of the projected rows, (b, n', h, k)."""
+        return self.bias(self.middles.unsqueeze(1) - self.index.unsqueeze(2)).transpose(2, 3)
+
+    def bias_of_block(self, size):
+        """Returns what is added to the scores of the tokens in a block for each other, (h, size, size)."""
+        steps = torch.arange(size, device=self.index.device)
+        return self.bias(steps - steps.unsqueeze(1)).movedim(-1, 0)
+
+
 class LinformerProjected(NamedTuple):
     """
     Holds what the tokens of a layer attend to besides their own block. It also has the keys and values of all tokens, if the
@@ -194,6 +235,7 @@ class LinformerProjected(NamedTuple):
     mask: torch.Tensor | None  # (b, n')
     key: torch.Tensor | None  # K, (b, n', d)
     value: torch.Tensor | None  # V, (b, n', d)
+    positions: RelativePositions | None = None
 
     def of_rows(self, rows: slice, block_size: int):
         """Returns the `LinformerProjected` of a slice of the tokens. The slice must begin where a block begins."""
@@ -201,14 +243,24 @@ class LinformerProjected(NamedTuple):
         log_counts = self.log_counts
         if log_counts is not None and log_counts.shape[2] > 1:
             log_counts = log_counts[:, :, rows.start // block_size : -(-rows.stop // block_size)]
-        return LinformerProjected(self.key_rows, self.value_rows, log_counts, mask, key, value)
+        positions = self.positions
+        if positions is not None:
+            positions = positions._replace(index=positions.index[:, rows])
+        return LinformerProjected(self.key_rows, self.value_rows, log_counts, mask, key, value, positions)
+
+    def bias_of_rows(self):
+        """Returns what is added to the scores of the projected rows without blocks, (b, 1 or h, 1 or n', k), or None."""
+        if self.positions is None:
+            return self.log_counts
+        bias = self.positions.bias_of_rows().transpose(1, 2)
+        return bias if self.log_counts is None else bias + self.log_counts
 
 
 def join_rows_to_blocks(query, key, value, projected, block_size):
     """
     Returns what each block computes its attention from: the queries, (b m, h, block_size, d / h), the keys and the values,
-    (b m, h, block_size + k, d / h) each, and what is added to the scores, (b m, 1 or h, 1, block_size + k), or None if nothing
-    is. In the keys and values, the projected rows come after the block's own.
+    (b m, h, block_size + k, d / h) each, and what is added to the scores, (b m, 1 or h, 1 or block_size, block_size + k), or
+    None if nothing is. In the keys and values, the projected rows come after the block's own.
 
     `query`, `key` and `value` are those of all tokens, (b, n', h, d / h).
     """
@@ -222,7 +274,7 @@ def join_rows_to_blocks(query, key, value, projected, block_size):
         for own, rows in ((key, projected.key_rows), (value, projected.value_rows))
     )
     is_full = not torch.compiler.is_compiling() and length % block_size == 0
-    if projected.mask is None and projected.log_counts is None and is_full:
+    if projected.mask is None and projected.log_counts is None and projected.positions is None and is_full:
         return query, key, value, None
 
     is_token = projected.mask
@@ -233,7 +285,12 @@ def join_rows_to_blocks(query, key, value, projected, block_size):
     log_counts = query.new_zeros(1, 1, 1, 1) if projected.log_counts is None else projected.log_counts
     log_counts = log_counts.transpose(1, 2).expand(batch_size, blocks, -1, k)  # (b, m, 1 or h, k)
     bias = torch.cat([bias.expand(-1, -1, log_counts.shape[2], -1), log_counts], dim=-1)
-    return query, key, value, merge_blocks(bias).unsqueeze(2)
+    bias = merge_blocks(bias).unsqueeze(2)
+    if projected.positions is not None:
+        rows = merge_blocks(split_blocks(projected.positions.bias_of_rows(), block_size)).transpose(1, 2)
+        own = projected.positions.bias_of_block(block_size).expand(rows.shape[0], -1, -1, -1)
+        bias = bias + torch.cat([own, rows], dim=-1)
+    return query, key, value, bias
 
 
 class LinformerSelfAttention(nn.Module):
@@ -266,7 +323,11 @@ class LinformerSelfAttention(nn.Module):
         self.F = projection_class(config, layer_idx) if has_own_F else None
 
     def project(
-        self, hidden_states: torch.Tensor, tokens: Tokens, shared_projection: nn.Module | None = None
+        self,
+        hidden_states: torch.Tensor,
+        tokens: Tokens,
+        shared_projection: nn.Module | None = None,
+        relative_attention_bias: nn.Module | None = None,
     ) -> LinformerProjected:
         E = shared_projection if self.E is None else self.E
         F = E if self.F is None else self.F
@@ -286,7 +347,10 @@ class LinformerSelfAttention(nn.Module):
             value_rows = self.linear_after_projection(self.value, *value_rows)
         log_counts = E.log_counts(tokens, self.block_size, key_rows.dtype, weights)
         key_rows, value_rows = self.split_heads(key_rows), self.split_heads(value_rows)
-        return LinformerProjected(key_rows, value_rows, log_counts, tokens.mask, key, value)
+        positions = None
+        if relative_attention_bias is not None:
+            positions = RelativePositions(relative_attention_bias, tokens.index, E.window_middles(tokens))
+        return LinformerProjected(key_rows, value_rows, log_counts, tokens.mask, key, value, positions)
 
     def forward(
         self, hidden_states: torch.Tensor, projected: LinformerProjected, **kwargs: Unpack[TransformersKwargs]
@@ -299,7 +363,7 @@ class LinformerSelfAttention(nn.Module):
             query, key, value, bias = join_rows_to_blocks(query, key, value, projected, self.block_size)
         else:
             query, key, value = self.split_heads(query), projected.key_rows, projected.value_rows  # (b, h, n' or k, d / h)
-            bias = projected.log_counts
+            bias = projected.bias_of_rows()
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
@@ -428,12 +492,13 @@ class LinformerLayer(GradientCheckpointingLayer):
         hidden_states: torch.Tensor,
         tokens: Tokens,
         shared_projection: nn.Module | None = None,
+        relative_attention_bias: nn.Module | None = None,
         in_place: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         """Computes the layer, in chunks if `tokens` has a chunk size. With `in_place`, they overwrite `hidden_states`."""
         attention = self.attention.self
-        projected = attention.project(hidden_states, tokens, shared_projection)
+        projected = attention.project(hidden_states, tokens, shared_projection, relative_attention_bias)
         if tokens.chunk_size is None:
             return self.forward_chunk(hidden_states, projected, **kwargs)
         return in_chunks(
@@ -460,6 +525,8 @@ class LinformerEncoder(nn.Module):
         # With layerwise sharing, the only E = F of the model belongs to the encoder, so that it is stored once
         self.E = PROJECTION_CLASSES[config.projection_type](config) if has_shared_projection(config) else None
         self.layer = nn.ModuleList([LinformerLayer(config, layer_idx=i) for i in range(config.num_hidden_layers)])
+        has_bias = config.relative_attention_num_buckets is not None
+        self.relative_attention_bias = LinformerRelativeAttentionBias(config) if has_bias else None
 
     def forward(
         self,
@@ -468,8 +535,9 @@ class LinformerEncoder(nn.Module):
         in_place: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
+        shared = {"shared_projection": self.E, "relative_attention_bias": self.relative_attention_bias}
         for layer_module in self.layer:
-            hidden_states = layer_module(hidden_states, tokens, shared_projection=self.E, in_place=in_place, **kwargs)
+            hidden_states = layer_module(hidden_states, tokens, **shared, in_place=in_place, **kwargs)
 
         return BaseModelOutput(last_hidden_state=hidden_states)
 
@@ -494,8 +562,8 @@ class LinformerPreTrainedModel(SequenceParallelMixin, PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _no_split_modules = ["LinformerEmbeddings", "LinformerLayer"]
-    # accelerate moves the arguments of an offloaded layer to its device. E has hooks of its own, which load its weights
-    _skip_keys_device_placement = ["shared_projection"]
+    # accelerate moves the arguments of an offloaded layer to its device. These modules have hooks, which load their weights
+    _skip_keys_device_placement = ["shared_projection", "relative_attention_bias"]
     _can_record_outputs = {
         "hidden_states": LinformerLayer,
         "attentions": LinformerSelfAttention,

@@ -42,6 +42,7 @@ class Tokens:
     Attributes:
         mask: (b, n') boolean, False for padding, or None if there is no padding.
         offset: the number of positions before this part of the sequences.
+        tokens_before: (b, 1), the number of tokens before this part of each sequence, or 0.
         seq_length: the length n' of the complete sequences, padding included.
         lengths: (b, 1), the number of tokens of each complete sequence without its padding, at least 1.
         index: (b, n'), the index of each token in its sequence, counted without padding. Padding has the index of the last
@@ -49,7 +50,7 @@ class Tokens:
         chunk_size: the number of tokens that a layer computes at once, to save memory, or None for all tokens.
     """
 
-    offset = 0
+    offset = tokens_before = 0
     chunk_size = None
 
     def __init__(self, shape, mask=None, device=None):
@@ -57,18 +58,17 @@ class Tokens:
             # A sequence that is all padding keeps its first token: otherwise its softmax would have nothing to sum
             is_first = torch.arange(shape[1], device=device) == 0
             mask = mask | (is_first & ~mask.any(1, keepdim=True))
-        self.set_part(shape, mask, device)
-        self.seq_length, self.lengths, self.index = shape[1], self.local_lengths, self.local_index
+        self.seq_length = shape[1]
+        self.lengths = torch.full((shape[0], 1), shape[1], device=device) if mask is None else mask.sum(1, keepdim=True)
+        self.set_index(shape, mask, device)
 
-    def set_part(self, shape, mask, device):
-        """Sets `mask`, and `local_index` and `local_lengths`, which are `index` and `lengths` within this part alone."""
+    def set_index(self, shape, mask, device):
+        """Sets `mask` and `index`, of which the second follows from the first and from `tokens_before`."""
         self.mask = mask
         if mask is None:
-            self.local_index = torch.arange(shape[1], device=device).expand(shape)
-            self.local_lengths = torch.full((shape[0], 1), shape[1], device=device)
+            self.index = (torch.arange(shape[1], device=device) + self.tokens_before).expand(shape)
         else:
-            self.local_index = (mask.cumsum(1) - 1).clamp(min=0)
-            self.local_lengths = mask.sum(1, keepdim=True)
+            self.index = (mask.cumsum(1) - 1 + self.tokens_before).clamp(min=0)
 
     def chunks(self):
         """Returns the slices that cut this part into chunks of `chunk_size` tokens."""
@@ -98,7 +98,7 @@ class Tokens:
         blocks = number_of_blocks(seq_length, block_size)
         is_token = torch.ones_like(self.index) if self.mask is None else self.mask.long()
         sizes = nn.functional.pad(is_token, (0, blocks * block_size - seq_length)).unflatten(1, (blocks, block_size)).sum(-1)
-        ends = sizes.cumsum(1) + (self.index[:, :1] - self.local_index[:, :1])
+        ends = sizes.cumsum(1) + self.tokens_before
         return (ends - sizes).unsqueeze(-1), ends.unsqueeze(-1)
 
     def block_of_position(self, block_size):
@@ -294,6 +294,11 @@ class LinformerMeanPoolProjection(LinformerProjection):
         steps = torch.arange(self.projected_dim, device=tokens.lengths.device)
         starts = 1 + (steps * (tokens.lengths - 1) + rest - 1) // rest
         return nn.functional.pad(starts, (1, 0)).minimum(tokens.lengths)
+
+    def window_middles(self, tokens):
+        """Returns (b, k), the index of the token in the middle of each window, or of the last one before it."""
+        borders = self.window_borders(tokens)
+        return (borders[:, :-1] + borders[:, 1:] - 1) // 2
 
     def shares(self, tokens):
         """

@@ -85,10 +85,10 @@ class SharedTokens(Tokens):
             is_padding = lengths_of_parts.sum(0) == 0
             lengths_of_parts[0] += is_padding
             mask[:, 0] |= is_padding & (rank == 0)
-        self.set_part(shape, mask, device)
         self.offset, self.seq_length = sum(seq_lengths[:rank]), sum(seq_lengths)
         self.lengths = lengths_of_parts.sum(0).unsqueeze(1)
-        self.index = self.local_index + lengths_of_parts[:rank].sum(0).unsqueeze(1)
+        self.tokens_before = lengths_of_parts[:rank].sum(0).unsqueeze(1)
+        self.set_index(shape, mask, device)
 
     def sum(self, part):
         return all_reduce(part, self.mesh)

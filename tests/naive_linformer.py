@@ -55,13 +55,18 @@ def naive_self_attention(model, index, rows):
         for token in range(length):
             block = block_of(token, block_size, length)
             keys, values = [key[other, features] for other in block], [value[other, features] for other in block]
-            counts = [1.0] * len(block)
+            counts, keys_positions = [1.0] * len(block), list(block)
             for row, count in enumerate(row_counts(config, index, E, block, length)):
                 if count > 0:
                     keys.append(projected_key[row])
                     values.append(projected_value[row])
                     counts.append(count)
+                    keys_positions.append(middle_of_window(config, index, row, length))
             scores = [query[token, features] @ other / math.sqrt(d_head) for other in keys]
+            if config.relative_attention_num_buckets is not None:
+                table = model.encoder.relative_attention_bias.weight
+                biases = [table[bucket(other - token, len(table)), head] for other in keys_positions]
+                scores = [score + bias for score, bias in zip(scores, biases, strict=True)]
             weights = [count * score.exp() for count, score in zip(counts, scores, strict=True)]
             attended.append(sum(weight / sum(weights) * other for weight, other in zip(weights, values, strict=True)))
         heads.append(torch.stack(attended))
@@ -94,6 +99,24 @@ def row_counts(config, index, E, block, length):
     if has_blocks and config.far_token_limit is not None and length - len(block) > config.far_token_limit:
         counts = [count * config.far_token_limit / (length - len(block)) for count in counts]
     return counts
+
+
+def middle_of_window(config, index, row, length):
+    """Returns the position of the token in the middle of a row's window, or None for a learned row, which has no window."""
+    if config.projection_type in ("linear", "conv"):
+        return None
+    window = pooling_windows(length, config.projected_dims[index])[row]
+    return window[(len(window) - 1) // 2]
+
+
+def bucket(distance, buckets):
+    """Returns the bucket of MPNet and T5 for a key `distance` tokens to the right of its query, with a maximum of 128."""
+    side, steps = buckets // 2 if distance > 0 else 0, abs(distance)
+    exact = buckets // 4
+    if steps < exact:
+        return side + steps
+    logarithm = math.log(steps / exact) / math.log(128 / exact)
+    return side + min(exact + math.floor(logarithm * (buckets // 2 - exact)), buckets // 2 - 1)
 
 
 def projection_weights(model, index, head):

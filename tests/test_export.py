@@ -38,7 +38,8 @@ SHAPES = [(3, 13), (2, 2), (3, 4), (2, BLOCK), (4, K), (3, 2 * BLOCK), (2, 4 * B
 # torch.compile compiles anew for each size that is 1, whatever the model does. An exported graph has to serve them, too.
 SHAPES_OF_ONE = [(1, 13), (1, N), (3, 1), (1, 1)]
 
-types = pytest.mark.parametrize("projection_type", ["linear", "conv", "mean_pool", "max_pool", "attention_pool"])
+TYPES = [{"projection_type": name} for name in ("linear", "conv", "mean_pool", "max_pool", "attention_pool")]
+types = pytest.mark.parametrize("projection_type", [config["projection_type"] for config in TYPES])
 with_and_without_mask = pytest.mark.parametrize("with_mask", [False, True], ids=["no-mask", "mask"])
 
 
@@ -104,6 +105,7 @@ def test_torch_export_gives_one_graph(projection_type, with_mask):
         {"projection_type": "conv", "projection_sharing": "none"},
         # Sequences of more than a block and 8 tokens reach the limit
         {"projection_type": "attention_pool", "far_token_limit": 8},
+        {"projection_type": "attention_pool", "relative_attention_num_buckets": 8},
     ],
     ids=lambda config: "-".join(map(str, config.values())),
 )
@@ -142,12 +144,16 @@ def test_onnx_gives_one_graph(projection_type, tmp_path):
 # Both backends trace, and torch sets conditions on sizes while it traces. aot_eager traces a second time, operator by
 # operator.
 @pytest.mark.parametrize("backend, with_mask", [("eager", False), ("aot_eager", True)], ids=["no-mask", "mask"])
-@types
+@pytest.mark.parametrize(
+    "config",
+    [*TYPES, {"projection_type": "mean_pool", "relative_attention_num_buckets": 8}],
+    ids=lambda config: "-".join(map(str, config.values())),
+)
 @torch._dynamo.config.patch(specialize_float=True)  # otherwise torch.compile traces twice, as a float might be an input
 @torch.no_grad()
-def test_torch_compile_makes_one_graph(projection_type, backend, with_mask):
+def test_torch_compile_makes_one_graph(config, backend, with_mask):
     torch._dynamo.reset()
-    model = make_model(projection_type=projection_type)
+    model = make_model(**config)
     counter = CompileCounterWithBackend(backend)
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=counter)
     for shape in SHAPES:

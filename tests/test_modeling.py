@@ -13,7 +13,16 @@ from naive_linformer import naive_forward
 from packaging.version import parse
 from safetensors import safe_open
 from torch import nn
-from transformers import AutoModel, DataCollatorWithFlattening, RobertaConfig, RobertaModel, Trainer, TrainingArguments
+from transformers import (
+    AutoModel,
+    DataCollatorWithFlattening,
+    MPNetConfig,
+    MPNetModel,
+    RobertaConfig,
+    RobertaModel,
+    Trainer,
+    TrainingArguments,
+)
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.roberta import modeling_roberta
 
@@ -132,6 +141,10 @@ def expected(**config):
 # The limit of 8 takes effect for 24 tokens, of which 20 are outside a block of 4, but not for 6, of which 2 are outside
 CONFIGS = [config | {"projection_type": name} for config in CONFIGS for name in TYPES]
 CONFIGS += [{"block_size": 4, "far_token_limit": 8, "projection_type": name} for name in POOLS]
+RELATIVE = [
+    {"block_size": size, "relative_attention_num_buckets": 8, "projection_type": name} for name in POOLS for size in (0, 5)
+]
+CONFIGS += RELATIVE
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -216,6 +229,16 @@ def test_bfloat16_training_step(how, sharing, projection_type, block_size):
     assert losses[1] < losses[0]
 
 
+def test_buckets_of_distances_are_those_of_mpnet():
+    # Its biases are those of its encoder, for all distances of 600 tokens, which is more than its largest
+    theirs = MPNetModel(MPNetConfig(**{**SIZES, "relative_attention_num_buckets": 32, "projected_dim": None})).encoder
+    ours = make_model(relative_attention_num_buckets=32, projection_type="mean_pool").encoder.relative_attention_bias
+    theirs.relative_attention_bias.weight = ours.weight
+    assert ours.weight.unique().numel() == 32 * 3
+    steps = torch.arange(600)
+    assert_equal(ours(steps - steps.unsqueeze(1)).movedim(-1, 0), theirs.compute_position_bias(steps[None])[0], 0)
+
+
 # --- Padding and length ---
 
 
@@ -246,6 +269,20 @@ def test_padding_never_matters(data, sharing, projection_type, block_size):
     others = [make_ids(other, seed=100 + row) for row, other in enumerate(other_lengths)]
     batch, mask = pad_right([sequence, *others], garbage=garbage)
     assert_equal(model(batch, attention_mask=mask).logits[0, :length], alone, 1e-5)
+
+
+@pytest.mark.parametrize("config", RELATIVE, ids=str)
+@torch.no_grad()
+def test_padding_and_chunks_never_matter_to_relative_positions(config):
+    model = make_model(**config, inference_chunk_size=0)
+    sequences = [make_ids(length, seed=length) for length in (N, 23, 11, 5, 1)]
+    alone = [model(sequence[None]).last_hidden_state[0] for sequence in sequences]
+    for chunk_size in (0, 1, 5):
+        model.config.inference_chunk_size = chunk_size
+        for garbage in (None, 7):
+            batch, mask = pad_right(sequences, garbage=garbage)
+            for actual, wanted in zip(model(batch, attention_mask=mask).last_hidden_state, alone, strict=True):
+                assert_equal(actual[: len(wanted)], wanted, 1e-5)
 
 
 @types
@@ -806,6 +843,11 @@ def test_logits_to_keep_is_refused_where_it_could_mean_anything(logits_to_keep, 
         ({"block_size": [4, 4, 4]}, ["block_size", "num_hidden_layers", "2", "[4, 4, 4]"]),
         ({"far_token_limit": 9}, ["far_token_limit", "9", "poolings", "linear"]),
         ({"far_token_limit": 5, "projection_type": "mean_pool"}, ["far_token_limit", "at least", "(6)", "got 5"]),
+        *(
+            ({"relative_attention_num_buckets": buckets, "projection_type": "max_pool"}, ["multiple of 4", f"got {buckets}"])
+            for buckets in (0, 6, 260)
+        ),
+        ({"relative_attention_num_buckets": 32}, ["relative_attention_num_buckets", "'linear'", "no distance", "pooling"]),
         ({"classifier_pooling": "max"}, ["classifier_pooling", "'max'", "cls", "mean"]),
         ({"projection_type": "mean_pool", "projected_dim": 1}, ["projected_dim", "mean_pool", "from 2", "got 1"]),
         ({"hidden_act": "swishh"}, ["`hidden_act`", "'swishh'", "gelu", "relu", "silu"]),
@@ -879,6 +921,7 @@ def test_defaults_are_those_of_roberta_and_the_paper():
         "projection_type": "linear",
         "block_size": 0,
         "far_token_limit": None,
+        "relative_attention_num_buckets": None,
         "sparse_prediction": False,
         "inference_chunk_size": None,
         "position_period": None,

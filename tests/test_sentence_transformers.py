@@ -65,6 +65,14 @@ def save_source(folder, class_name, pooling, *more, **options):
     return sentence_transformers.SentenceTransformer(str(folder), device="cpu")
 
 
+def save_with_another_head(folder, *args):
+    """Saves a model whose configuration names a head that the checkpoint lacks, as that of all-mpnet-base-v2 does."""
+    model = save_source(folder, "MPNetModel", *args)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["MPNetForMaskedLM"]}))
+    return model
+
+
 def save_old(folder):
     """Saves a model as version 2 of sentence-transformers did, with the transformer in a folder and pickled weights."""
     write_source(make_source("BertModel"), folder / "0_Transformer")
@@ -113,6 +121,7 @@ def sources(tmp_path_factory):
         "mean": save_source(folder / "mean", "BertModel", "mean", modules.Normalize(), prompts=PROMPTS),
         "cls": save_source(folder / "cls", "RobertaModel", "cls", similarity_fn_name="dot"),
         "max": save_source(folder / "max", "DistilBertModel", "max", dense, modules.Normalize()),
+        "another head": save_with_another_head(folder / "another head", "mean", modules.Normalize()),
         "old": save_old(folder / "old"),
         "cross": save_cross_encoder(folder / "cross", activation_fn=torch.nn.Softplus(), prompts=PROMPTS),
         "cross of Roberta": save_cross_encoder(folder / "cross of Roberta", "RobertaForSequenceClassification"),
@@ -132,7 +141,7 @@ def converted(sources, tmp_path_factory):
     return folder, run_without_packages(LOAD, folder, json.dumps([folders, TEXTS, PAIRS, FAR]))
 
 
-ENCODERS = ("mean", "cls", "max", "old")
+ENCODERS = ("mean", "cls", "max", "another head", "old")
 CROSS_ENCODERS = ("cross", "cross of Roberta", "cross, old", "cross, plain")
 
 

@@ -282,7 +282,7 @@ def test_the_code_needs_torch_and_transformers_only_and_opens_nothing(tmp_path):
         # huggingface_hub, which `strict` comes from, is a dependency of transformers
         "configuration_linformer.py": {"dataclasses", "huggingface_hub", "math", "transformers"},
         # save_pretrained copies modules that are imported relatively with one dot, but not with more
-        "modeling_linformer.py": {"collections", "torch", "transformers", "typing", "."},
+        "modeling_linformer.py": {"collections", "math", "torch", "transformers", "typing", "."},
         "projections.py": {"torch", "transformers", "typing"},
         "sequence_parallel.py": {"torch", "."},
     }

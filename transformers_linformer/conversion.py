@@ -1,8 +1,8 @@
 # Copyright 2026 The transformers-linformer authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Converts a pretrained BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ELECTRA, ALBERT, Longformer or BigBird into a
-Linformer.
+Converts a pretrained BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ELECTRA, ALBERT, MPNet, Longformer or BigBird
+into a Linformer.
 
 All weights are kept, and the head, too. Only E and F, the projections along the sequence, are new.
 """
@@ -16,9 +16,8 @@ from transformers.activations import ACT2FN
 
 import modeling_linformer
 from configuration_linformer import LinformerConfig
-from modeling_linformer.projections import LinformerLinearProjection
 
-from .loading import check_finite, load_weights, max_input_length, with_subfolder
+from .loading import check_finite, load_weights, max_input_length, read_modules, with_subfolder
 from .sentence_modules import cross_encoder_activation
 
 
@@ -60,6 +59,14 @@ ALBERT = {
     "predictions.LayerNorm.": "lm_head.layer_norm.",
     "predictions.": "lm_head.",
 }
+MPNET = {
+    "mpnet.": "linformer.",
+    ".attention.attn.q.": ".attention.self.query.",
+    ".attention.attn.k.": ".attention.self.key.",
+    ".attention.attn.v.": ".attention.self.value.",
+    ".attention.attn.o.": ".attention.output.dense.",
+    ".attention.LayerNorm.": ".attention.output.LayerNorm.",
+}
 BIG_BIRD = {"bert.pooler.": "linformer.pooler.dense.", **BERT}
 DISTILBERT = {
     "distilbert.embeddings.": "linformer.embeddings.",
@@ -85,6 +92,7 @@ FAMILIES = {
     "distilbert": ("DistilBert", DISTILBERT),
     "electra": ("Electra", ELECTRA),
     "albert": ("Albert", ALBERT),
+    "mpnet": ("MPNet", MPNET),
     "longformer": ("Longformer", LONGFORMER),
     "big_bird": ("BigBird", BIG_BIRD),
 }
@@ -131,6 +139,7 @@ CARRIED_FIELDS = (
     "vocab_size",
     "hidden_size",
     "embedding_size",
+    "relative_attention_num_buckets",
     "num_hidden_layers",
     "num_attention_heads",
     "intermediate_size",
@@ -172,15 +181,17 @@ def convert_to_linformer(
 ):
     """
     Returns a Linformer with the weights, the head and the dtype of a BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT,
-    ELECTRA, ALBERT, Longformer or BigBird. A Longformer's second set of weights, for tokens with global attention, is left
-    out. The layers that an ALBERT shares are copied, so that the Linformer has as many parameters as layers of its size have.
+    ELECTRA, ALBERT, MPNet, Longformer or BigBird. A Longformer's second set of weights, for tokens with global attention, is
+    left out. The layers that an ALBERT shares are copied, so that the Linformer has as many parameters as layers of its size
+    have. The relative positions of an MPNet are kept, and those of a projected row are counted to the middle of its window.
 
     Inputs of at most `block_size` tokens get the original's outputs, and with the poolings inputs of at most k tokens do,
     too. Longer inputs are approximated, so train the model further.
 
     Args:
         model_or_name: the model, or the folder or the Hub name of its checkpoint. If it is a model of
-            sentence-transformers, its transformer is converted; `write_sentence_modules` writes the rest of it.
+            sentence-transformers, its transformer is converted; `write_sentence_modules` writes the rest of it. Where that
+            pools the tokens, the head is left out.
         projected_dim (`int` or `list[int]`): k, or one k per layer.
         max_position_embeddings (`int`, *optional*): n, by default the original's. Later positions repeat the original's.
         block_size (`int` or `list[int]`, *optional*): the number of tokens that attend to each other exactly, as in
@@ -203,6 +214,8 @@ def convert_to_linformer(
         if str(model_or_name).endswith(".pt"):
             raise ValueError(f"{model_or_name} looks like a checkpoint of fairseq, which `convert_fairseq_linformer` reads.")
         source = None
+        # sentence-transformers pools the tokens of the encoder, whatever head the configuration names
+        encoder_only = encoder_only or len(read_modules(model_or_name, **hub_kwargs)[1]) > 1
         hub_kwargs = with_subfolder(model_or_name, **hub_kwargs)
         config = AutoConfig.from_pretrained(model_or_name, **hub_kwargs)
         class_name = None if encoder_only else (config.architectures or [None])[0]
@@ -232,17 +245,14 @@ def convert_to_linformer(
         activation = cross_encoder_activation(config)
         if activation is not None:  # where `CrossEncoder` looks for it
             target_config.sentence_transformers = {"activation_fn": activation}
-    if source is None:
-        source = load_source(model_or_name, config, class_name, hub_kwargs)
-
-    prefix = "" if hasattr(source, source.base_model_prefix) else f"{source.base_model_prefix}."
-    state = {prefix + name: tensor for name, tensor in source.state_dict().items()}
+    state = copied_state(source) if source is not None else load_state(model_or_name, config, class_name, hub_kwargs)
     state = rename(unshare_layers(state, config), names)
     positions = "linformer.embeddings.position_embeddings.weight"
-    state[positions] = state[positions][-positions_of_source:][:max_position_embeddings]
+    state[positions] = state[positions][-positions_of_source:][:max_position_embeddings].clone()
+    words = state["linformer.embeddings.word_embeddings.weight"]
     token_types = "linformer.embeddings.token_type_embeddings.weight"
-    state.setdefault(token_types, torch.zeros(target_config.type_vocab_size, target_config.size_of_embeddings))
-    return make_linformer(target_class, target_config, state).to(source.device)
+    state.setdefault(token_types, words.new_zeros(target_config.type_vocab_size, target_config.size_of_embeddings))
+    return make_linformer(target_class, target_config, state)
 
 
 def set_far_token_limit(config, attended):
@@ -264,6 +274,11 @@ def check_encoder(config):
         raise ValueError(
             f"`position_embedding_type` is {position_type!r}, but a projected row has no distance to a token: the"
             " source must have absolute positions."
+        )
+    if getattr(config, "relative_attention_num_buckets", 32) != 32:
+        raise ValueError(
+            f"`relative_attention_num_buckets` is {config.relative_attention_num_buckets}, but MPNet computes with 32,"
+            " whatever its configuration says: the source must have 32."
         )
     if getattr(config, "inner_group_num", 1) != 1:
         raise ValueError(f"`inner_group_num` is {config.inner_group_num}, but only ALBERTs with 1 can be converted.")
@@ -295,9 +310,9 @@ def find_names(config, class_name):
     target_class, head_names = HEADS[head]
     if (start, head) in OTHER_HEADS:
         raise ValueError(f"`architectures` is {class_name}, whose head {OTHER_HEADS[start, head]}. {cure}")
-    # The masked-LM heads of RoBERTa, Longformer, ELECTRA and the Linformer have GELU, whatever `hidden_act` is
+    # The masked-LM heads of RoBERTa, MPNet, Longformer, ELECTRA and the Linformer have GELU, whatever `hidden_act` is
     activation = carried_fields(config)["hidden_act"]
-    if target_class == "LinformerForMaskedLM" and names not in (ROBERTA, LONGFORMER, ELECTRA) and activation != "gelu":
+    if target_class == "LinformerForMaskedLM" and names not in (ROBERTA, MPNET, LONGFORMER, ELECTRA) and activation != "gelu":
         raise ValueError(
             f"`hidden_act` is {activation!r}, also in the masked-LM head, where a Linformer always has 'gelu'. {cure}"
         )
@@ -310,7 +325,9 @@ def carried_fields(config):
     fields, source_names = {}, {}
     if config.model_type == "albert":
         source_names = {"classifier_dropout": "classifier_dropout_prob"}
-    if FAMILIES[config.model_type][1] is DISTILBERT:
+    if config.model_type == "mpnet":
+        fields = {"type_vocab_size": 1}  # it has no embeddings of token types
+    if config.model_type == "distilbert":
         fields, source_names = {"layer_norm_eps": 1e-12, "type_vocab_size": 1}, DISTILBERT_FIELDS  # constants in its code
     for name in CARRIED_FIELDS:
         source_name = source_names.get(name, name)
@@ -319,8 +336,8 @@ def carried_fields(config):
     return fields
 
 
-def load_source(name, config, class_name, hub_kwargs):
-    """Returns the model of a checkpoint, see `load_weights`. Raises `ValueError` if a part of its head is missing, too."""
+def load_state(name, config, class_name, hub_kwargs):
+    """Returns the state of a checkpoint, see `load_weights`. Raises `ValueError` if a part of its head is missing, too."""
     source_class = AutoModel if class_name is None else getattr(transformers, class_name)
     source, missing, other_sizes = load_weights(source_class, name, config, dtype="auto", **hub_kwargs)
     if missing or other_sizes:
@@ -329,10 +346,20 @@ def load_source(name, config, class_name, hub_kwargs):
             f" {', '.join(sorted(missing | other_sizes.keys()))}. Convert the encoder alone, with encoder_only=True"
             " (--encoder_only)."
         )
-    return source
+    return state_of(source)
 
 
 # Weights
+
+
+def state_of(model):
+    """Returns the model's tensors by their names, which are those of a model with a head, even if it has none."""
+    prefix = "" if hasattr(model, model.base_model_prefix) else f"{model.base_model_prefix}."
+    return {prefix + name: tensor for name, tensor in model.state_dict().items()}
+
+
+def copied_state(model):
+    return {name: tensor.clone() for name, tensor in state_of(model).items()}
 
 
 def unshare_layers(state, config):
@@ -348,7 +375,7 @@ def unshare_layers(state, config):
             continue
         for layer in range(layers):
             if layer * config.num_hidden_groups // layers == int(shared[1]):
-                unshared[f"albert.encoder.layer.{layer}.{name[shared.end() :]}"] = tensor
+                unshared[f"albert.encoder.layer.{layer}.{name[shared.end() :]}"] = tensor.clone()
     return unshared
 
 
@@ -375,27 +402,25 @@ def mean_pooling_matrix(k, n):
 
 def make_linformer(target_class, config, state):
     """
-    Returns a Linformer of the class `target_class` with the tensors of `state`, in their dtype.
+    Returns a Linformer of the class `target_class` that consists of the tensors of `state`, which are not copied.
 
-    The tensors' names are those of a model with a head, even if `target_class` is `LinformerModel`. If `state` lacks E and
-    F, they start as mean pooling. Raises `ValueError` if any tensor is left over, missing, of another shape, or not finite.
+    All get the dtype of the word embeddings. Their names are those of a model with a head, even if `target_class` is
+    `LinformerModel`. If `state` lacks E and F, they start as mean pooling. Raises `ValueError` if any tensor is left over,
+    missing, of another shape, or not finite.
     """
     target_class = getattr(modeling_linformer, target_class)
-    dtype = state["linformer.embeddings.word_embeddings.weight"].dtype
+    words = state["linformer.embeddings.word_embeddings.weight"]
+    state = {name: tensor.to(words.dtype) for name, tensor in state.items()}
     options = {}
     if target_class is modeling_linformer.LinformerModel:
         state = {name.removeprefix("linformer."): tensor for name, tensor in state.items()}
         options["add_pooling_layer"] = "pooler.dense.weight" in state
     bias = state.get("lm_head.decoder.bias", state.get("lm_head.bias"))  # one parameter with two names
     if bias is not None:
-        state |= {"lm_head.decoder.bias": bias, "lm_head.bias": bias}
+        state |= {"lm_head.decoder.bias": bias, "lm_head.bias": bias.clone()}
 
-    model = target_class(config, **options).to(dtype).eval()
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, LinformerLinearProjection):
-                module.weight.copy_(mean_pooling_matrix(*module.weight.shape[-2:]))
-
+    with torch.device("meta"):
+        model = target_class(config, **options).eval()
     ours = model.state_dict()
     projections = {name for name in ours if name.endswith((".E.weight", ".F.weight"))}
     left_over, missing = state.keys() - ours.keys(), ours.keys() - state.keys() - projections
@@ -411,5 +436,9 @@ def make_linformer(target_class, config, state):
                 f" {tuple(ours[name].shape)}."
             )
     check_finite(state)
-    model.load_state_dict(state, strict=False)
+    for name in projections - state.keys():
+        E = mean_pooling_matrix(*ours[name].shape[-2:]) if config.projection_type == "linear" else 1 / ours[name].shape[-1]
+        state[name] = torch.empty(ours[name].shape, dtype=words.dtype, device=words.device).copy_(E)
+    model.load_state_dict(state, assign=True)
+    model.tie_weights()
     return model

@@ -90,7 +90,7 @@ def convert_fairseq_linformer(path):
         tie_word_embeddings=heads != [] or torch.equal(words, state["lm_head.decoder.weight"]),
     )
     positions = "linformer.embeddings.position_embeddings.weight"
-    state[positions] = state[positions][config.pad_token_id + 1 :]
+    state[positions] = state[positions][config.pad_token_id + 1 :].clone()
     state["linformer.embeddings.token_type_embeddings.weight"] = words.new_zeros(1, config.hidden_size)
     for index in range(layers):
         fold_biases(state, f"linformer.encoder.layer.{index}.attention.")
@@ -143,4 +143,5 @@ def fold_biases(state, attention):
     value_bias, weight = state[f"{attention}self.value.bias"], state[f"{attention}output.dense.weight"]
     bias = state[f"{attention}output.dense.bias"]
     state[f"{attention}output.dense.bias"] = (bias.double() + weight.double() @ value_bias.double()).to(bias.dtype)
-    state[f"{attention}self.key.bias"] = state[f"{attention}self.value.bias"] = torch.zeros_like(value_bias)
+    for name in ("key", "value"):
+        state[f"{attention}self.{name}.bias"] = torch.zeros_like(value_bias)

@@ -33,7 +33,7 @@ COMPLETE_CHECKPOINT = "name a complete checkpoint, with the configuration that i
 
 def max_input_length(config):
     """Returns the number of tokens of the longest input. The positions of RoBERTa and its kin start after padding's index."""
-    starts_after_padding = "roberta" in config.model_type or config.model_type in ("camembert", "longformer")
+    starts_after_padding = "roberta" in config.model_type or config.model_type in ("camembert", "longformer", "mpnet")
     return config.max_position_embeddings - (config.pad_token_id + 1 if starts_after_padding else 0)
 
 
@@ -270,7 +270,9 @@ def listed(texts, at_most=3):
 
 def check_finite(tensors):
     """Raises `ValueError` if some of the tensors, given by their names, hold NaN or infinity."""
-    bad = {name: tensor.dtype for name, tensor in tensors.items() if not torch.isfinite(tensor).all()}
+    # The extremes of a tensor with NaN are NaN. To find them takes no memory, unlike `isfinite` of all elements.
+    extremes = {name: torch.stack(tensor.aminmax()) for name, tensor in tensors.items() if tensor.numel()}
+    bad = {name: tensors[name].dtype for name, both in extremes.items() if not both.isfinite().all()}
     if bad:
         cure = ", or load them as float32, as float16 ends at 65504" if torch.float16 in bad.values() else ""
         raise ValueError(f"the weights are not finite in {listed(bad)}: take an earlier checkpoint{cure}.")
