@@ -29,7 +29,7 @@ ALLOWED = re.compile(
     r"""
     __all__ | NotImplementedError | ValueError | any | bool | dict | float | getattr | int | isinstance | len | list | max
     | min | property | range | set | slice | staticmethod | str | sum | super | tuple
-    | collections\.abc\.Callable | math\.(inf | lcm) | typing\.NamedTuple | dataclasses\.field
+    | collections\.abc\.Callable | math\.(inf | lcm | log) | typing\.NamedTuple | dataclasses\.field
     | huggingface_hub\.dataclasses\.strict
     | torch\.(BoolTensor | LongTensor | Tensor | arange | as_tensor | autograd\.Function | bool | cat
         | compiler\.is_compiling | contiguous_format | empty | eye | finfo | float32 | full | inf | is_grad_enabled | long
