@@ -179,6 +179,14 @@ class LinformerProjection(nn.Module):
         return counts.log().to(dtype).masked_fill(is_left_out, torch.finfo(dtype).min)
 
 
+def mean_pooling_matrix(k, n, device=None):
+    """Returns the E, (k, n), that averages n positions over the windows of `mean_pool`: the first position is alone."""
+    windows = min(1, k - 1) + torch.arange(n - 1, device=device) * (k - 1) // max(n - 1, 1)
+    windows = nn.functional.pad(windows, (1, 0))
+    E = torch.zeros(k, n, device=device).scatter(0, windows.unsqueeze(0), 1)
+    return E / E.sum(1, keepdim=True)
+
+
 class LinformerLearnedProjection(LinformerProjection):
     """
     Is the base class of the projections with parameters. If each head has its own E_i (`projection_sharing="none"`), the
@@ -194,6 +202,17 @@ class LinformerLearnedProjection(LinformerProjection):
         self.features_first = config.projection_sharing == "none"
         self.heads = (config.num_attention_heads,) if self.features_first else ()
 
+    @property
+    def learning_rate_factor(self):
+        """
+        Returns what the learning rate of Adam is to be multiplied by for the parameter: one by the number of tokens that a
+        row sums up.
+
+        Adam changes each of these weights by about the learning rate, whatever its size, and changes add up over the tokens.
+        With this factor a step changes a row by at most the learning rate times the largest token, as it does anywhere else.
+        """
+        return 1 / self.weight.shape[-1]
+
     def counts(self, tokens, block_size, dtype, weights=None):
         if not block_size:
             return None
@@ -207,11 +226,9 @@ class LinformerLinearProjection(LinformerLearnedProjection):
     """
     Projects with a learned matrix of shape (k, n), or (heads, k, n). Inputs shorter than n use its first columns.
 
-    The matrix is initialised from N(0, 1/n). Then the projected rows of n independent tokens have the same scale as the
-    tokens, whatever n and k are, and so do the scores. The random projection of theorem 2 of the paper, N(0, 1/k), would
-    make them sqrt(n/k) times as large: its proof needs that E^T E preserves P, the matrix of attention weights, but here the
-    scores themselves are projected. fairseq uses xavier_uniform with gain 1/sqrt(2). Its variance is 1/(n + k), which is
-    about 1/n if k is much smaller than n.
+    The matrix starts as the mean over k windows of positions, of which the first window holds the first position alone.
+    Rows from N(0, 1/n) or xavier_uniform, as in fairseq, are mixtures of all tokens, in which a query finds nothing to look
+    at, and the model learns more slowly.
     """
 
     def __init__(self, config, layer_idx=0):
@@ -219,7 +236,7 @@ class LinformerLinearProjection(LinformerLearnedProjection):
         self.weight = nn.Parameter(torch.empty(*self.heads, self.projected_dim, config.max_position_embeddings))
 
     def init_weights(self):
-        init.normal_(self.weight, mean=0.0, std=self.weight.shape[-1] ** -0.5)
+        init.copy_(self.weight, mean_pooling_matrix(*self.weight.shape[-2:], self.weight.device))
 
     def forward(self, rows, tokens, weights=None):
         start, stop = tokens.offset, tokens.offset + rows.shape[1]

@@ -37,7 +37,7 @@ from modeling_linformer import (
     LinformerModel,
 )
 from modeling_linformer.modeling_linformer import tokens_per_chunk
-from modeling_linformer.projections import LinformerAttentionPoolProjection, Tokens
+from modeling_linformer.projections import LinformerAttentionPoolProjection, LinformerLinearProjection, Tokens
 
 
 # The naive reference consists of thousands of tiny operations, which a second thread only slows down
@@ -1252,27 +1252,22 @@ def test_token_embeddings_can_be_resized(tmp_path):
     assert torch.equal(LinformerForMaskedLM.from_pretrained(tmp_path)(batch).logits, model(batch).logits)
 
 
-@pytest.mark.parametrize("sharing", ["none", "layerwise"])
-@pytest.mark.parametrize("n, k", [(128, 32), (128, 128), (512, 256), (2048, 32), (2048, 256)])
+@sharings
+@pytest.mark.parametrize("n, k", [(24, 6), (23, 7), (24, 24), (24, 2), (24, 1)])
 @torch.no_grad()
-def test_initial_scale_does_not_depend_on_n_and_k(n, k, sharing):
-    # E keeps the scale of n independent tokens. k rows with n weights each are enough to measure the standard deviation to
-    # about 1 %. So 10 % rules out N(0, 1 / k) where k < n, and fairseq's variance 1 / (n + k) where k is not far below n.
-    torch.manual_seed(0)
-    model = LinformerModel(
-        LinformerConfig(**{**SIZES, "max_position_embeddings": n, "projected_dim": k, "projection_sharing": sharing})
-    )
-    attention = model.encoder.layer[0].attention.self
-    E = model.encoder.E if attention.E is None else attention.E
-    rows = torch.randn(8, n, 30)
-    projected = E(rows, Tokens(rows.shape[:2]))
-    assert projected.std().item() == pytest.approx(1, rel=0.1)
-
-    # The scores keep the scale of those of full attention
-    query, key = (attention.split_heads(module(rows)) for module in (attention.query, attention.key))
-    key_projected = attention.split_heads(attention.key(projected))
-    ratio = (query @ key_projected.mT).std() / (query @ key.mT).std()
-    assert ratio.item() == pytest.approx(1, rel=0.1)
+def test_initial_linear_projection_is_mean_pooling_of_n_tokens(n, k, sharing):
+    sizes = {**SIZES, "max_position_embeddings": n, "projected_dim": k}
+    model = LinformerModel(LinformerConfig(**sizes, projection_sharing=sharing))
+    rows = torch.randn(2, n, 30, generator=torch.Generator().manual_seed(0))
+    tokens = Tokens(rows.shape[:2])
+    wanted = rows.mean(1, keepdim=True)
+    if k > 1:  # a pooling needs two windows
+        pool = LinformerModel(LinformerConfig(**sizes, projection_type="mean_pool")).encoder.layer[0].attention.self.E
+        wanted = pool(rows, tokens)
+    projections = [module for module in model.modules() if isinstance(module, LinformerLinearProjection)]
+    assert len(projections) == {"none": 4, "headwise": 4, "key_value": 2, "layerwise": 1}[sharing]
+    for projection in projections:
+        assert_equal(projection(rows, tokens), wanted, 1e-6)
 
 
 def test_initial_convolution_is_mean_pooling():

@@ -8,6 +8,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 from processes import launcher, run_script
 from safetensors.torch import save_file
 from tiny_runs import (
@@ -23,10 +24,15 @@ from tiny_runs import (
     read,
     weights,
 )
+from transformers import Adafactor
 
+from configuration_linformer import LinformerConfig
+from modeling_linformer import LinformerModel
+from modeling_linformer.projections import mean_pooling_matrix
 from transformers_linformer import checkpoints
 from transformers_linformer.commands import distill, glue, mlm
 from transformers_linformer.errors import UsageError
+from transformers_linformer.trainer import scale_learning_rates
 
 
 # The end
@@ -333,3 +339,47 @@ def test_one_row_to_evaluate_has_no_correlation(inputs, tmp_path):
     results = read(tmp_path / "out", "eval_results.json")
     assert results["eval_mse"] >= 0
     assert all(results[f"eval_{name}"] != results[f"eval_{name}"] for name in ("pearson", "spearmanr"))  # nan
+
+
+# The learning rates of E and F
+
+
+@pytest.mark.parametrize("sharing", ["none", "headwise", "key_value", "layerwise"])
+@pytest.mark.parametrize("projection_type, terms", [("linear", 24), ("conv", 4)])
+def test_a_step_of_adam_changes_E_less(projection_type, terms, sharing):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 9, "vocab_size": 11}
+    sizes |= {"max_position_embeddings": 24, "projected_dim": 6}
+    model = LinformerModel(LinformerConfig(**sizes, projection_type=projection_type, projection_sharing=sharing))
+    groups = [[p for p in model.parameters() if (p.dim() > 1) == is_matrix] for is_matrix in (True, False)]
+    optimizer = torch.optim.AdamW([{"params": groups[0], "weight_decay": 0.5}, {"params": groups[1]}], lr=0.1, weight_decay=0)
+    scale_learning_rates(optimizer, model)
+    assert sorted(map(id, model.parameters())) == sorted(id(p) for group in optimizer.param_groups for p in group["params"])
+    is_matrix = projection_type == "linear" or sharing == "none"
+    # The first group, whose learning rate is logged, stays the first one, and the rest of each group's options is kept
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.1, pytest.approx(0.1 / terms)]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0, 0.5 * is_matrix]
+
+    for group in optimizer.param_groups:
+        group["weight_decay"] = 0
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        step = 0.1 / terms if name.endswith((".E.weight", ".F.weight")) else 0.1
+        torch.testing.assert_close(before[name] - parameter, torch.full_like(parameter, step), atol=1e-4 * step, rtol=0)
+
+
+def test_an_optimizer_that_finds_its_learning_rate_is_left_alone():
+    model = LinformerModel(LinformerConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=9))
+    optimizer = Adafactor(model.parameters(), lr=None)
+    scale_learning_rates(optimizer, model)
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize("command, make_arguments", [(mlm, mlm_arguments), (glue, glue_arguments)])
+def test_the_commands_change_E_less(command, make_arguments, inputs, tmp_path):
+    command.main(make_arguments(inputs, tmp_path, "--max_steps=3", "--learning_rate=0.1", "--lr_scheduler_type=constant"))
+    (name,) = (name for name in weights(tmp_path) if name.endswith(".E.weight"))
+    moved = (weights(tmp_path)[name] - mean_pooling_matrix(8, 32)).abs().max().item()
+    assert 0.5 * 0.1 / 32 < moved < 3.01 * 0.1 / 32

@@ -16,6 +16,7 @@ from transformers.activations import ACT2FN
 
 import modeling_linformer
 from configuration_linformer import LinformerConfig
+from modeling_linformer.projections import LinformerLearnedProjection
 
 from .loading import check_finite, load_weights, max_input_length, read_modules, with_subfolder
 from .sentence_modules import cross_encoder_activation
@@ -393,19 +394,12 @@ def rename(state, names):
     return renamed
 
 
-def mean_pooling_matrix(k, n):
-    """Returns the E, (k, n), that averages n positions over the windows of `mean_pool`: the first position is alone."""
-    window = torch.cat([torch.zeros(1, dtype=torch.long), min(1, k - 1) + torch.arange(n - 1) * (k - 1) // max(n - 1, 1)])
-    E = torch.nn.functional.one_hot(window, k).T.float()
-    return E / E.sum(1, keepdim=True)
-
-
 def make_linformer(target_class, config, state):
     """
     Returns a Linformer of the class `target_class` that consists of the tensors of `state`, which are not copied.
 
     All get the dtype of the word embeddings. Their names are those of a model with a head, even if `target_class` is
-    `LinformerModel`. If `state` lacks E and F, they start as mean pooling. Raises `ValueError` if any tensor is left over,
+    `LinformerModel`. If `state` lacks E and F, they start as in any new model. Raises `ValueError` if any tensor is left over,
     missing, of another shape, or not finite.
     """
     target_class = getattr(modeling_linformer, target_class)
@@ -436,9 +430,11 @@ def make_linformer(target_class, config, state):
                 f" {tuple(ours[name].shape)}."
             )
     check_finite(state)
-    for name in projections - state.keys():
-        E = mean_pooling_matrix(*ours[name].shape[-2:]) if config.projection_type == "linear" else 1 / ours[name].shape[-1]
-        state[name] = torch.empty(ours[name].shape, dtype=words.dtype, device=words.device).copy_(E)
-    model.load_state_dict(state, assign=True)
+    model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights()
+    for module in model.modules():
+        if isinstance(module, LinformerLearnedProjection) and module.weight.is_meta:
+            module.to_empty(device=words.device).to(words.dtype)
+            with torch.no_grad():
+                module.init_weights()
     return model

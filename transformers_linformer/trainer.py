@@ -11,6 +11,8 @@ import transformers
 from torch.distributed.device_mesh import init_device_mesh
 from transformers import EarlyStoppingCallback, Trainer, TrainerState
 
+from modeling_linformer.projections import LinformerLearnedProjection
+
 from .checkpoints import write_checksums
 from .errors import UsageError, first_line
 from .model_card import write_training_card
@@ -83,10 +85,12 @@ class LinformerTrainer(Trainer):
 
     def create_optimizer(self, *args, **kwargs):
         try:
-            return super().create_optimizer(*args, **kwargs)
+            optimizer = super().create_optimizer(*args, **kwargs)
         except (ValueError, TypeError, ImportError) as error:
             name, more = self.args.optim.value, self.args.optim_args
             raise UsageError(f"--optim {name}{f' --optim_args {more}' if more else ''}: {first_line(error)}") from error
+        scale_learning_rates(optimizer, self.model)
+        return optimizer
 
     def create_scheduler(self, *args, **kwargs):
         try:
@@ -185,6 +189,26 @@ class LinformerTrainer(Trainer):
         # Trainer's own card has no snippet, and says "trained from scratch" of a model that began as a local checkpoint
         if self.is_world_process_zero():
             write_training_card(self.card, self.model, self.args, self.state, self.hub_model_id or self.args.output_dir)
+
+
+def scale_learning_rates(optimizer, model):
+    """
+    Gives the parameters of E and F learning rates of their own, which are those of the optimizer times the
+    `learning_rate_factor` of their projections. Call it once, before there is a scheduler.
+    """
+    factors = {
+        parameter: module.learning_rate_factor
+        for module in model.modules()
+        if isinstance(module, LinformerLearnedProjection)
+        for parameter in module.parameters()
+    }
+    for group in list(optimizer.param_groups):
+        if group.get("lr") is None:  # Adafactor may find its own
+            continue
+        for factor in sorted({factors[parameter] for parameter in group["params"] if parameter in factors}):
+            own = [parameter for parameter in group["params"] if factors.get(parameter) == factor]
+            group["params"] = [parameter for parameter in group["params"] if factors.get(parameter) != factor]
+            optimizer.add_param_group({**group, "params": own, "lr": factor * group["lr"]})
 
 
 def train(trainer, checkpoint, run):
