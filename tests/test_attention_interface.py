@@ -5,8 +5,20 @@ import torch
 import transformers
 from datasets import Dataset
 from packaging.version import parse
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch._dynamo.testing import CompileCounterWithBackend
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, pipeline
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+)
 
 from configuration_linformer import LinformerConfig
 from modeling_linformer import LinformerModel
@@ -216,6 +228,39 @@ def test_a_saved_checkpoint_loads_with_either_attention(tmp_path):
     loaded = AutoModel.from_pretrained(tmp_path, attn_implementation="linformer")
     assert_equal(outputs(loaded, inputs), outputs(model, inputs))
     assert (outputs(model, inputs) - wanted).abs().max() > 0.01
+
+
+def test_trainer_trains_it_as_with_full_attention(tmp_path):
+    """Where all inputs are of one block, each step is that of full attention, and a run goes on from its checkpoints."""
+    rows = [{"input_ids": torch.randint(3, 60, (1 + 7 * row % 20,)).tolist(), "labels": row % 2} for row in range(16)]
+
+    def train(folder, block_size, checkpoint=None):
+        model = make_model("modernbert", AutoModelForSequenceClassification, classifier_dropout=0.0)
+        if block_size:
+            use_linformer_attention(model, K, block_size=block_size)
+        arguments = TrainingArguments(
+            folder,
+            per_device_train_batch_size=4,
+            max_steps=6,
+            save_steps=3,
+            learning_rate=1e-3,
+            report_to="none",
+            use_cpu=True,
+        )
+        collator = DataCollatorWithPadding(PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel()), pad_token="a"))
+        trainer = Trainer(model, arguments, train_dataset=Dataset.from_list(rows), data_collator=collator)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        return trainer.model.state_dict()
+
+    def distance(ours, theirs):
+        return max((ours[name] - tensor).abs().max().item() for name, tensor in theirs.items())
+
+    full, blocks = train(tmp_path / "full", 0), train(tmp_path / "blocks", 20)
+    assert distance(blocks, full) < 1e-6
+    small = train(tmp_path / "small", 4)
+    assert distance(small, full) > 1e-4
+    again = train(tmp_path / "again", 4, str(tmp_path / "small" / "checkpoint-3"))
+    assert distance(again, small) == 0
 
 
 @torch.no_grad()
