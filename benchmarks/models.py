@@ -10,7 +10,7 @@ import transformers
 from torch import nn
 
 from configuration_linformer import LinformerConfig
-from configuration_linformer.configuration_linformer import PROJECTION_TYPES
+from configuration_linformer.configuration_linformer import PROJECTION_SHARINGS, PROJECTION_TYPES
 from modeling_linformer import LinformerModel
 from transformers_linformer import attention_interface  # noqa: F401  registers the attention "linformer"
 
@@ -48,6 +48,20 @@ class Sizes:
 
 
 # Linformers
+
+
+def linformer_fields(model, n):
+    """Returns the fields of the configuration that the name of a model stands for."""
+    projection, *options = model.split("/")
+    if projection == "full":
+        return {"projection_type": "mean_pool", "projected_dim": n, "block_size": n}
+    fields = {"projection_type": projection, "projected_dim": n // 4}
+    for option in options:
+        if option in PROJECTION_SHARINGS:
+            fields["projection_sharing"] = option
+        else:
+            fields[{"k": "projected_dim", "b": "block_size"}[option[0]]] = int(option[1:])
+    return fields
 
 
 def linformer(sizes, n, **fields):

@@ -51,7 +51,7 @@ DEMO_ARGUMENTS = [
     "--do_train",
     "--do_eval",
     "--config_overrides=hidden_size=128,num_hidden_layers=2,num_attention_heads=4,intermediate_size=512,"
-    "max_position_embeddings=128,projected_dim=32,block_size=32,projection_type=mean_pool,"
+    "max_position_embeddings=128,projected_dim=32,block_size=32,projection_type=linear,"
     "hidden_dropout_prob=0.0,attention_probs_dropout_prob=0.0",
     "--vocab_size=8192",
     "--per_device_train_batch_size=16",
