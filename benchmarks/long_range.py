@@ -38,8 +38,7 @@ import torch
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
-from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed
-from transformers.trainer_callback import ExportableState
+from transformers import Trainer, TrainerState, TrainingArguments, set_seed
 
 from configuration_linformer import LinformerConfig
 from modeling_linformer import LinformerForSequenceClassification
@@ -48,7 +47,7 @@ from transformers_linformer.tables import markdown_table
 from transformers_linformer.trainer import scale_learning_rates
 
 from .models import linformer_fields
-from .runs import run_missing
+from .runs import Stopwatch, has_ended, run_missing
 
 
 MODELS = ["full", "linear/k256", "linear/k256/b128", "attention_pool/k64/b128", "mean_pool/k256"]
@@ -277,35 +276,6 @@ def make_config(task, model, arguments):
         bos_token_id=None,
         eos_token_id=None,
     )
-
-
-class Stopwatch(TrainerCallback, ExportableState):
-    """Adds up the seconds of all training steps. Checkpoints keep the sum, so that it has those before a run was killed."""
-
-    def __init__(self, seconds=0.0):
-        self.seconds = seconds
-
-    def on_train_begin(self, *args, **kwargs):
-        self.start = time.perf_counter()
-
-    def on_step_end(self, *args, **kwargs):
-        now = time.perf_counter()
-        self.seconds += now - self.start
-        self.start = now
-
-    def on_save(self, *args, **kwargs):
-        self.start = time.perf_counter()
-
-    def state(self):
-        return {"args": {}, "attributes": {"seconds": self.seconds}}
-
-
-def has_ended(checkpoint):
-    """Returns whether a checkpoint, or None, is that of the last step."""
-    if checkpoint is None:
-        return False
-    state = TrainerState.load_from_json(Path(checkpoint) / "trainer_state.json")
-    return state.global_step == state.max_steps
 
 
 def train(model, examples, folder, seed, arguments, save_steps):

@@ -1,12 +1,17 @@
 # Copyright 2026 The transformers-linformer authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Many runs of the project's commands. Each finished run is kept as a line of a file, and is never run again."""
+"""Runs of the project's commands and of a Trainer. Each finished run is kept as a line of a file, and is never run again."""
 
 import json
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from transformers import TrainerCallback, TrainerState
+from transformers.trainer_callback import ExportableState
 
 
 def run_command(name, arguments, folder, jobs):
@@ -52,3 +57,32 @@ def run_missing(wanted, run, path, jobs):
                 file.write(json.dumps(result) + "\n")
             print(json.dumps(result), flush=True)
     return results
+
+
+class Stopwatch(TrainerCallback, ExportableState):
+    """Adds up the seconds of all training steps. Checkpoints keep the sum, so that it has those before a run was killed."""
+
+    def __init__(self, seconds=0.0):
+        self.seconds = seconds
+
+    def on_train_begin(self, *args, **kwargs):
+        self.start = time.perf_counter()
+
+    def on_step_end(self, *args, **kwargs):
+        now = time.perf_counter()
+        self.seconds += now - self.start
+        self.start = now
+
+    def on_save(self, *args, **kwargs):
+        self.start = time.perf_counter()
+
+    def state(self):
+        return {"args": {}, "attributes": {"seconds": self.seconds}}
+
+
+def has_ended(checkpoint):
+    """Returns whether a checkpoint, or None, is that of the last step."""
+    if checkpoint is None:
+        return False
+    state = TrainerState.load_from_json(Path(checkpoint) / "trainer_state.json")
+    return state.global_step == state.max_steps

@@ -41,11 +41,9 @@ from transformers import (
     RobertaConfig,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
-    TrainerCallback,
     TrainerState,
     set_seed,
 )
-from transformers.trainer_callback import ExportableState
 
 from configuration_linformer import LinformerConfig
 from configuration_linformer.configuration_linformer import PROJECTION_TYPES
@@ -55,7 +53,7 @@ from transformers_linformer.tables import markdown_table
 from transformers_linformer.tokenization import train_tokenizer, vocabulary_size
 from transformers_linformer.trainer import scale_learning_rates
 
-from .runs import run_missing
+from .runs import Stopwatch, has_ended, run_missing
 
 
 SOURCE, TARGET = "en", "de"
@@ -167,35 +165,6 @@ def tokenize(pairs, tokenizer):
         return {**tokenizer(batch[SOURCE], truncation=True), "labels": [ids[1:] for ids in target]}
 
     return pairs.map(of_batch, batched=True, remove_columns=pairs.column_names, desc="Tokenizing")
-
-
-class Stopwatch(TrainerCallback, ExportableState):
-    """Adds up the seconds of all training steps. Checkpoints keep the sum, so that it has those before a run was killed."""
-
-    def __init__(self, seconds=0.0):
-        self.seconds = seconds
-
-    def on_train_begin(self, *args, **kwargs):
-        self.start = time.perf_counter()
-
-    def on_step_end(self, *args, **kwargs):
-        now = time.perf_counter()
-        self.seconds += now - self.start
-        self.start = now
-
-    def on_save(self, *args, **kwargs):
-        self.start = time.perf_counter()
-
-    def state(self):
-        return {"args": {}, "attributes": {"seconds": self.seconds}}
-
-
-def has_ended(checkpoint):
-    """Returns whether a checkpoint, or None, is that of the last step."""
-    if checkpoint is None:
-        return False
-    state = TrainerState.load_from_json(Path(checkpoint) / "trainer_state.json")
-    return state.global_step == state.max_steps
 
 
 def train(model, tokenizer, pairs, folder, seed, arguments, save_steps):
