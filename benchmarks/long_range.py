@@ -21,8 +21,6 @@ run is a line in results.jsonl, and is not run again. The table of all of them i
 """
 
 import argparse
-import hashlib
-import json
 import math
 import os
 import random
@@ -47,7 +45,7 @@ from transformers_linformer.tables import markdown_table
 from transformers_linformer.trainer import scale_learning_rates
 
 from .models import linformer_fields
-from .runs import Stopwatch, has_ended, run_missing
+from .runs import Stopwatch, digest, has_ended, run_missing, training_options
 
 
 MODELS = ["full", "linear/k256", "linear/k256/b128", "attention_pool/k64/b128", "mean_pool/k256"]
@@ -283,24 +281,9 @@ def train(model, examples, folder, seed, arguments, save_steps):
     checkpoint = last_complete_checkpoint(folder)
     if has_ended(checkpoint):
         return checkpoint
-    training_arguments = TrainingArguments(
-        output_dir=folder,
-        seed=seed,
-        max_steps=arguments["max_steps"],
-        learning_rate=arguments["learning_rate"],
-        lr_scheduler_type="linear",
-        warmup_steps=arguments["warmup_ratio"],  # a number below 1 is a part of all steps
-        per_device_train_batch_size=arguments["batch_size"],
-        train_sampling_strategy="group_by_length",
-        save_steps=save_steps,
-        save_total_limit=1,
-        restore_callback_states_from_checkpoint=True,
-        logging_steps=50,
-        report_to="none",
-    )
     trainer = Trainer(
         model=model,
-        args=training_arguments,
+        args=TrainingArguments(**training_options(folder, seed, arguments, save_steps)),
         train_dataset=examples,
         data_collator=collate,
         callbacks=[Stopwatch()],
@@ -329,8 +312,7 @@ def share_of_the_most_frequent_class(splits):
 
 def folder_name(task, model, seed, arguments):
     """Returns the name of the folder of a run, which no run with other arguments has."""
-    digest = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).hexdigest()[:8]
-    return f"{task}-{model.replace('/', '-')}-{seed}-{digest}"
+    return f"{task}-{model.replace('/', '-')}-{seed}-{digest(arguments)}"
 
 
 # The table

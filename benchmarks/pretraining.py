@@ -27,7 +27,7 @@ from pathlib import Path
 from transformers_linformer.tables import markdown_table
 
 from .models import linformer_fields
-from .runs import run_command, run_missing
+from .runs import digest, run_command, run_missing
 
 
 # Those of the demonstration, but for its epochs
@@ -131,7 +131,7 @@ def main():
 
     def run(model, n, hidden_size, num_hidden_layers, seed, arguments, **_):
         """Pretrains one model. Returns perplexities, the curve of steps and perplexities, seconds, and peak memory."""
-        folder = args.output_dir / "runs" / f"{model.replace('/', '-')}-{n}-{hidden_size}-{num_hidden_layers}-{seed}"
+        folder = args.output_dir / "runs" / f"{model.replace('/', '-')}-{seed}-{digest(common)}"
         fields = {
             "hidden_size": hidden_size,
             "intermediate_size": 4 * hidden_size,

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs of the project's commands and of a Trainer. Each finished run is kept as a line of a file, and is never run again."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -57,6 +58,30 @@ def run_missing(wanted, run, path, jobs):
                 file.write(json.dumps(result) + "\n")
             print(json.dumps(result), flush=True)
     return results
+
+
+def digest(arguments):
+    """Returns eight characters for a folder's name, which differ where the arguments of a run do."""
+    return hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def training_options(folder, seed, arguments, save_steps):
+    """Returns the arguments of a Trainer for a run that goes on from its last checkpoint, as a dictionary."""
+    return {
+        "output_dir": folder,
+        "seed": seed,
+        "max_steps": arguments["max_steps"],
+        "learning_rate": arguments["learning_rate"],
+        "lr_scheduler_type": "linear",
+        "warmup_steps": arguments["warmup_ratio"],  # a number below 1 is a part of all steps
+        "per_device_train_batch_size": arguments["batch_size"],
+        "train_sampling_strategy": "group_by_length",
+        "save_steps": save_steps,
+        "save_total_limit": 1,
+        "restore_callback_states_from_checkpoint": True,
+        "logging_steps": 50,
+        "report_to": "none",
+    }
 
 
 class Stopwatch(TrainerCallback, ExportableState):

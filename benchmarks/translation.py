@@ -19,8 +19,6 @@ The table is written to translation.md, and each model to the folder `model` of 
 """
 
 import argparse
-import hashlib
-import json
 import math
 import statistics
 import time
@@ -53,7 +51,7 @@ from transformers_linformer.tables import markdown_table
 from transformers_linformer.tokenization import train_tokenizer, vocabulary_size
 from transformers_linformer.trainer import scale_learning_rates
 
-from .runs import Stopwatch, has_ended, run_missing
+from .runs import Stopwatch, digest, has_ended, run_missing, training_options
 
 
 SOURCE, TARGET = "en", "de"
@@ -173,22 +171,10 @@ def train(model, tokenizer, pairs, folder, seed, arguments, save_steps):
     if has_ended(checkpoint):
         return checkpoint
     training_arguments = Seq2SeqTrainingArguments(
-        output_dir=folder,
-        seed=seed,
+        **training_options(folder, seed, arguments, save_steps),
         num_train_epochs=arguments["num_train_epochs"],
-        max_steps=arguments["max_steps"],
-        learning_rate=arguments["learning_rate"],
-        lr_scheduler_type="linear",
-        warmup_steps=arguments["warmup_ratio"],  # a number below 1 is a part of all steps
         adam_beta2=0.98,
-        per_device_train_batch_size=arguments["batch_size"],
-        train_sampling_strategy="group_by_length",
         label_smoothing_factor=arguments["label_smoothing"],
-        save_steps=save_steps,
-        save_total_limit=1,
-        restore_callback_states_from_checkpoint=True,
-        logging_steps=50,
-        report_to="none",
     )
     trainer = Seq2SeqTrainer(
         model=model,
@@ -267,8 +253,7 @@ def scores(translations, references):
 
 def folder_name(encoder, k, block_size, seed, arguments):
     """Returns the name of the folder of a run, which no run with other arguments has."""
-    digest = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).hexdigest()[:8]
-    return "-".join(str(each) for each in (encoder, k, block_size, seed, digest) if each is not None)
+    return "-".join(str(each) for each in (encoder, k, block_size, seed, digest(arguments)) if each is not None)
 
 
 def make_table(results):

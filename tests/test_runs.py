@@ -24,7 +24,7 @@ from tiny_runs import (
     read,
     weights,
 )
-from transformers import Adafactor
+from transformers import Adafactor, TrainingArguments
 
 from configuration_linformer import LinformerConfig
 from modeling_linformer import LinformerModel
@@ -32,7 +32,7 @@ from modeling_linformer.projections import mean_pooling_matrix
 from transformers_linformer import checkpoints
 from transformers_linformer.commands import distill, glue, mlm
 from transformers_linformer.errors import UsageError
-from transformers_linformer.trainer import scale_learning_rates
+from transformers_linformer.trainer import LinformerTrainer, scale_learning_rates
 
 
 # The end
@@ -368,6 +368,13 @@ def test_a_step_of_adam_changes_E_less(projection_type, terms, sharing):
     for name, parameter in model.named_parameters():
         step = 0.1 / terms if name.endswith((".E.weight", ".F.weight")) else 0.1
         torch.testing.assert_close(before[name] - parameter, torch.full_like(parameter, step), atol=1e-4 * step, rtol=0)
+
+
+def test_training_again_keeps_the_learning_rates(tmp_path):
+    model = LinformerModel(LinformerConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=9))
+    trainer = LinformerTrainer(model, TrainingArguments(tmp_path, report_to="none", use_cpu=True), card=None)
+    for _ in range(2):
+        assert {group["lr"] for group in trainer.create_optimizer().param_groups} == {5e-5, 5e-5 / 512}
 
 
 def test_an_optimizer_that_finds_its_learning_rate_is_left_alone():

@@ -84,12 +84,14 @@ class LinformerTrainer(Trainer):
         self.model.set_sequence_mesh(mesh["cp"])
 
     def create_optimizer(self, *args, **kwargs):
+        is_new = self.optimizer is None  # as Trainer returns the same one if it trains again
         try:
             optimizer = super().create_optimizer(*args, **kwargs)
         except (ValueError, TypeError, ImportError) as error:
             name, more = self.args.optim.value, self.args.optim_args
             raise UsageError(f"--optim {name}{f' --optim_args {more}' if more else ''}: {first_line(error)}") from error
-        scale_learning_rates(optimizer, self.model)
+        if is_new:
+            scale_learning_rates(optimizer, self.model)
         return optimizer
 
     def create_scheduler(self, *args, **kwargs):
