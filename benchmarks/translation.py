@@ -143,7 +143,8 @@ def make_model(tokenizer, encoder, k, block_size, arguments):
         encoder_config = LinformerConfig(**common, **sizes, projection_type=encoder)
     decoder_config = RobertaConfig(**of_roberta, is_decoder=True, add_cross_attention=True)
     special_ids |= {"decoder_start_token_id": tokenizer.bos_token_id}
-    model = EncoderDecoderModel(config=EncoderDecoderConfig(encoder=encoder_config, decoder=decoder_config, **special_ids))
+    config = EncoderDecoderConfig.from_encoder_decoder_configs(encoder_config, decoder_config, **special_ids)
+    model = EncoderDecoderModel(config=config)
     model.generation_config = GenerationConfig(max_length=n, num_beams=5, length_penalty=1.0, **special_ids)
     return model
 
