@@ -15,15 +15,22 @@ All are trained by linformer-mlm with the same arguments, on the same sequences 
 except E. Arguments after `--` replace those that are set here. The default text is that of the demonstration. The perplexity
 is that of held-out text, after the last step.
 
-Every finished run is a line in results.jsonl, and is not run again. Writes pretraining.md, and the plot pretraining.png.
+Every finished run is a line in results.jsonl, and is not run again. Writes pretraining.md, and the plot pretraining.png. With
+`--timed_steps`, training steps of all models are timed at the end, which wants a quiet machine, and the plot uses these times.
 """
 
 import argparse
 import json
 import statistics
+import time
 from itertools import product
 from pathlib import Path
 
+import torch
+from tqdm.auto import tqdm
+
+from configuration_linformer import LinformerConfig
+from modeling_linformer import LinformerForMaskedLM
 from transformers_linformer.tables import markdown_table
 
 from .models import linformer_fields
@@ -31,13 +38,14 @@ from .runs import digest, run_command, run_missing
 
 
 # Those of the demonstration, but for its epochs
+VOCAB_SIZE, BATCH_SIZE = 8192, 16
 ARGUMENTS = [
     "--do_train",
     "--do_eval",
     "--vocab_size",
-    "8192",
+    str(VOCAB_SIZE),
     "--per_device_train_batch_size",
-    "16",
+    str(BATCH_SIZE),
     "--learning_rate",
     "2e-3",
 ]
@@ -57,8 +65,49 @@ def parse_arguments():
     parser.add_argument("--num_hidden_layers", type=int, default=2, help="The number of layers.")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="The seeds of weights, batches and masks.")
     parser.add_argument("--jobs", type=int, default=1, help="The number of runs at the same time, which share the cores.")
+    parser.add_argument("--timed_steps", type=int, default=0, help="The number of steps of each model that are timed.")
     parser.add_argument("mlm_arguments", nargs="*", help="Arguments of linformer-mlm, after --.")
     return parser.parse_args()
+
+
+def fields_of(model, n, hidden_size, num_hidden_layers, **_):
+    """Returns the fields of a model's configuration, but for those of the tokenizer."""
+    return {
+        "hidden_size": hidden_size,
+        "intermediate_size": 4 * hidden_size,
+        "num_attention_heads": hidden_size // 32,
+        "num_hidden_layers": num_hidden_layers,
+        "max_position_embeddings": n,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        **linformer_fields(model, n),
+    }
+
+
+def seconds_per_step(models, common, steps):
+    """
+    Returns the median time of a training step of each model, as a dictionary of seconds. The models take turns, on batches
+    of random tokens of which 15 % are predicted.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    trained = {}
+    for model in models:
+        config = LinformerConfig(vocab_size=VOCAB_SIZE, sparse_prediction=True, **fields_of(model, **common))
+        network = LinformerForMaskedLM(config).to(device).train()
+        trained[model] = network, torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
+    times = {model: [] for model in models}
+    for _ in tqdm(range(steps + 1), desc="Timed steps"):
+        input_ids = torch.randint(VOCAB_SIZE, (BATCH_SIZE, common["n"]), device=device)
+        labels = input_ids.masked_fill(torch.rand(input_ids.shape, device=device) > 0.15, -100)
+        for model, (network, optimizer) in trained.items():
+            start = time.perf_counter()
+            network(input_ids, labels=labels).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            times[model].append(time.perf_counter() - start)
+    return {model: statistics.median(each[1:]) for model, each in times.items()}
 
 
 def curve_of(state):
@@ -97,8 +146,11 @@ def mean_and_error(values, digits):
     return f"{statistics.mean(values):.{digits}f}{error}"
 
 
-def plot(results, path):
-    """Draws the perplexity against the step, and against the seconds of training, as the mean over the seeds."""
+def plot(results, seconds, path):
+    """
+    Draws the perplexity against the step, and against the seconds of training, as the mean over the seeds. `seconds` is a
+    dictionary of the seconds per step; for other models it is that of their runs.
+    """
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4), sharey=True)
@@ -110,7 +162,8 @@ def plot(results, path):
         perplexities = [
             statistics.mean(values) for values in zip(*([p for _, p in run["curve"]] for run in runs), strict=True)
         ]
-        per_step = statistics.mean(run["train_seconds"] / run["curve"][-1][0] for run in runs)
+        of_runs = statistics.mean(run["train_seconds"] / run["curve"][-1][0] for run in runs)
+        per_step = seconds.get(model, of_runs)
         axes[0].plot(steps, perplexities, label=model)
         axes[1].plot([step * per_step for step in steps], perplexities, label=model)
     for axis, label in zip(axes, ("step", "seconds of training"), strict=True):
@@ -129,19 +182,10 @@ def main():
     text = ["--demo"] if args.dataset_name is None else ["--dataset_name", args.dataset_name]
     text += [] if args.dataset_config_name is None else ["--dataset_config_name", args.dataset_config_name]
 
-    def run(model, n, hidden_size, num_hidden_layers, seed, arguments, **_):
+    def run(model, seed, arguments, **_):
         """Pretrains one model. Returns perplexities, the curve of steps and perplexities, seconds, and peak memory."""
         folder = args.output_dir / "runs" / f"{model.replace('/', '-')}-{seed}-{digest(common)}"
-        fields = {
-            "hidden_size": hidden_size,
-            "intermediate_size": 4 * hidden_size,
-            "num_attention_heads": hidden_size // 32,
-            "num_hidden_layers": num_hidden_layers,
-            "max_position_embeddings": n,
-            "hidden_dropout_prob": 0.0,
-            "attention_probs_dropout_prob": 0.0,
-            **linformer_fields(model, n),
-        }
+        fields = fields_of(model, **common)
         overrides = ",".join(f"{name}={value}" for name, value in fields.items())
         command = [*ARGUMENTS, *text, "--output_dir", folder / "trained", "--config_overrides", overrides, "--seed", seed]
         command += ["--eval_strategy", "epoch", "--save_strategy", "epoch", "--save_total_limit", "1"]
@@ -168,7 +212,10 @@ def main():
     results = run_missing(wanted, run, args.output_dir / "results.jsonl", args.jobs)
     table = make_table(results)
     (args.output_dir / "pretraining.md").write_text(table + "\n", encoding="utf-8")
-    plot([result for result in results if result.items() >= common.items()], args.output_dir / "pretraining.png")
+    seconds = seconds_per_step(args.models, common, args.timed_steps) if args.timed_steps else {}
+    print("".join(f"{model}: {value:.3f} s per step\n" for model, value in seconds.items()), end="")
+    shown = [result for result in results if any(each.items() <= result.items() for each in wanted)]
+    plot(shown, seconds, args.output_dir / "pretraining.png")
     print(table)
 
 
