@@ -16,7 +16,8 @@ except E. Arguments after `--` replace those that are set here. The default text
 is that of held-out text, after the last step.
 
 Every finished run is a line in results.jsonl, and is not run again. Writes pretraining.md, and the plot pretraining.png. With
-`--timed_steps`, training steps of all models are timed at the end, which wants a quiet machine, and the plot uses these times.
+`--timed_steps`, training steps of all models are timed at the end, which wants a quiet machine. The plot uses these times, and
+seconds.json keeps them.
 """
 
 import argparse
@@ -212,8 +213,11 @@ def main():
     results = run_missing(wanted, run, args.output_dir / "results.jsonl", args.jobs)
     table = make_table(results)
     (args.output_dir / "pretraining.md").write_text(table + "\n", encoding="utf-8")
-    seconds = seconds_per_step(args.models, common, args.timed_steps) if args.timed_steps else {}
-    print("".join(f"{model}: {value:.3f} s per step\n" for model, value in seconds.items()), end="")
+    seconds = {}
+    if args.timed_steps:
+        seconds = seconds_per_step(args.models, common, args.timed_steps)
+        (args.output_dir / "seconds.json").write_text(json.dumps(seconds) + "\n", encoding="utf-8")
+        print("".join(f"{model}: {value:.3f} s per step\n" for model, value in seconds.items()), end="")
     shown = [result for result in results if any(each.items() <= result.items() for each in wanted)]
     plot(shown, seconds, args.output_dir / "pretraining.png")
     print(table)
