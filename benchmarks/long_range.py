@@ -45,7 +45,7 @@ from transformers_linformer.tables import markdown_table
 from transformers_linformer.trainer import scale_learning_rates
 
 from .models import linformer_fields
-from .runs import Stopwatch, digest, has_ended, run_missing, training_options
+from .runs import Stopwatch, add_training_arguments, digest, has_ended, mean_and_error, run_missing, training_options
 
 
 MODELS = ["full", "linear/k256", "linear/k256/b128", "attention_pool/k64/b128", "mean_pool/k256"]
@@ -117,7 +117,6 @@ def parse_arguments(argv=None):
         "--dataset_name", default="stanfordnlp/imdb", help="For text: the folder of IMDB, or its name on the Hub."
     )
     parser.add_argument("--models", nargs="+", default=MODELS, help="The models, as described above.")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="The seeds of weights, batches and dropout.")
     parser.add_argument("--data_seed", type=int, default=0, help="The seed of the trees, and of the choice of reviews.")
     parser.add_argument("--min_length", type=int, default=500, help="For listops: trees have more tokens, and fewer than n.")
     sizes = {
@@ -130,21 +129,13 @@ def parse_arguments(argv=None):
     for name, text in sizes.items():
         defaults = ", ".join(f"{task}: {values[name]}" for task, values in DEFAULTS.items())
         parser.add_argument(f"--{name}", type=int, default=argparse.SUPPRESS, help=f"{text} (default: {defaults})")
-    parser.add_argument("--learning_rate", type=float, default=1e-3, help="The highest learning rate.")
-    parser.add_argument(
-        "--warmup_ratio",
-        type=float,
-        default=0.1,
-        help="The part of the steps in which the learning rate rises. In the others it falls to 0 along a line.",
-    )
-    parser.add_argument("--batch_size", type=int, default=32, help="The number of examples per step.")
+    add_training_arguments(parser, "examples", save_steps=500)
     parser.add_argument("--dropout", type=float, default=0.1, help="The dropout of hidden states and of the classifier.")
     parser.add_argument("--attention_dropout", type=float, default=0.0, help="The dropout of attention.")
     parser.add_argument("--hidden_size", type=int, default=64, help="d.")
     parser.add_argument("--intermediate_size", type=int, default=128, help="The size of the feed-forward layers.")
     parser.add_argument("--num_hidden_layers", type=int, default=2, help="The number of layers.")
     parser.add_argument("--num_attention_heads", type=int, default=2, help="The heads of each layer.")
-    parser.add_argument("--save_steps", type=int, default=500, help="The number of steps between checkpoints.")
     args = parser.parse_args(argv)
     args = argparse.Namespace(**DEFAULTS[args.task] | vars(args))
     if args.task == "listops" and args.min_length + 1 >= args.max_seq_length:
@@ -343,9 +334,7 @@ def make_table(results):
                 values = [factor * run[name] for run in runs if run[name] is not None]
                 return f"{statistics.mean(values):.{digits}f}" if values else ""
 
-            score = mean("accuracy", 2, 100)
-            if len(runs) > 1:
-                score += f" ± {100 * statistics.stdev(run['accuracy'] for run in runs) / math.sqrt(len(runs)):.2f}"
+            score = mean_and_error([100 * run["accuracy"] for run in runs], 2)
             row = [task, model, score, mean("standard_error", 2, 100), mean("most_frequent_class", 2, 100)]
             row += [mean("validation_accuracy", 2, 100), mean("test_examples", 0), len(runs)]
             rows.append([*row, mean("train_seconds", 0), mean("evaluation_seconds", 0), others])

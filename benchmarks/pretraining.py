@@ -35,7 +35,7 @@ from modeling_linformer import LinformerForMaskedLM
 from transformers_linformer.tables import markdown_table
 
 from .models import linformer_fields
-from .runs import digest, run_command, run_missing
+from .runs import digest, mean_and_error, run_command, run_missing
 
 
 # Those of the demonstration, but for its epochs
@@ -137,14 +137,6 @@ def make_table(results):
             rows.append([*row, f"{statistics.mean(unigram):.3f}", len(runs), f"{seconds:.0f}", *setting])
     header = ["model", "perplexity", "divided by full attention's", "by unigrams'", "seeds", "training, s"]
     return markdown_table([*header, "n", "d", "layers", "text", "arguments"], rows)
-
-
-def mean_and_error(values, digits):
-    """Returns the mean and, of several values, its standard error, as text."""
-    if not values:
-        return ""
-    error = f" ± {statistics.stdev(values) / len(values) ** 0.5:.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{error}"
 
 
 def plot(results, seconds, path):

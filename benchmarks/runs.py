@@ -5,6 +5,7 @@
 import hashlib
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -60,9 +61,31 @@ def run_missing(wanted, run, path, jobs):
     return results
 
 
+def mean_and_error(values, digits):
+    """Returns the mean and, of several values, its standard error, as text."""
+    if not values:
+        return ""
+    error = f" ± {statistics.stdev(values) / len(values) ** 0.5:.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{error}"
+
+
 def digest(arguments):
     """Returns eight characters for a folder's name, which differ where the arguments of a run do."""
     return hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def add_training_arguments(parser, examples, save_steps):
+    """Adds the arguments that `training_options` takes, but for the number of steps. `examples` says what a batch has."""
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="The seeds of weights, batches and dropout.")
+    parser.add_argument("--learning_rate", type=float, default=1e-3, help="The highest learning rate.")
+    parser.add_argument(
+        "--warmup_ratio",
+        type=float,
+        default=0.1,
+        help="The part of the steps in which the learning rate rises. In the others it falls to 0 along a line.",
+    )
+    parser.add_argument("--batch_size", type=int, default=32, help=f"The number of {examples} per step.")
+    parser.add_argument("--save_steps", type=int, default=save_steps, help="The number of steps between checkpoints.")
 
 
 def training_options(folder, seed, arguments, save_steps):

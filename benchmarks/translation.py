@@ -19,7 +19,6 @@ The table is written to translation.md, and each model to the folder `model` of 
 """
 
 import argparse
-import math
 import statistics
 import time
 from itertools import product
@@ -51,7 +50,7 @@ from transformers_linformer.tables import markdown_table
 from transformers_linformer.tokenization import train_tokenizer, vocabulary_size
 from transformers_linformer.trainer import scale_learning_rates
 
-from .runs import Stopwatch, digest, has_ended, run_missing, training_options
+from .runs import Stopwatch, add_training_arguments, digest, has_ended, mean_and_error, run_missing, training_options
 
 
 SOURCE, TARGET = "en", "de"
@@ -89,17 +88,9 @@ def parse_arguments(argv=None):
     )
     parser.add_argument("--projected_dims", nargs="+", type=int, default=[16], help="The values of k of the poolings.")
     parser.add_argument("--block_sizes", nargs="+", type=int, default=[16], help="The values of b of the poolings.")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="The seeds of weights, batches and dropout.")
     parser.add_argument("--num_train_epochs", type=float, default=5.0, help="The number of passes over the training set.")
     parser.add_argument("--max_steps", type=int, default=-1, help="If positive, the number of steps instead of epochs.")
-    parser.add_argument("--learning_rate", type=float, default=1e-3, help="The highest learning rate.")
-    parser.add_argument(
-        "--warmup_ratio",
-        type=float,
-        default=0.1,
-        help="The part of the steps in which the learning rate rises. In the others it falls to 0 along a line.",
-    )
-    parser.add_argument("--batch_size", type=int, default=32, help="The number of pairs of sentences per step.")
+    add_training_arguments(parser, "pairs of sentences", save_steps=200)
     parser.add_argument("--label_smoothing", type=float, default=0.1, help="The part of a label that all words share.")
     parser.add_argument("--dropout", type=float, default=0.1, help="The dropout of hidden states and attention.")
     parser.add_argument("--hidden_size", type=int, default=256, help="d of encoder and decoder.")
@@ -108,7 +99,6 @@ def parse_arguments(argv=None):
     parser.add_argument("--num_attention_heads", type=int, default=4, help="The heads of each layer.")
     parser.add_argument("--max_seq_length", type=int, default=64, help="n. Longer sentences are cut off to train on.")
     parser.add_argument("--vocab_size", type=int, default=8000, help="The tokens that both languages share.")
-    parser.add_argument("--save_steps", type=int, default=200, help="The number of steps between checkpoints.")
     return parser.parse_args(argv)
 
 
@@ -268,11 +258,8 @@ def make_table(results):
         def mean(name, digits, runs=runs):
             return f"{statistics.mean(run[name] for run in runs):.{digits}f}"
 
-        bleu = mean("bleu", 2)
-        if len(runs) > 1:
-            bleu += f" ± {statistics.stdev(run['bleu'] for run in runs) / math.sqrt(len(runs)):.2f}"
         row = ["" if each is None else each for each in group]
-        row += [bleu, mean("chrf", 1), mean("validation_loss", 3)]
+        row += [mean_and_error([run["bleu"] for run in runs], 2), mean("chrf", 1), mean("validation_loss", 3)]
         rows.append([*row, mean("train_seconds", 0), mean("generation_seconds", 0), len(runs)])
     header = ["encoder", "k", "b", "BLEU ± standard error", "chrF", "validation loss"]
     return markdown_table([*header, "training, s", "generation, s", "seeds"], rows)
