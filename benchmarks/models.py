@@ -50,17 +50,21 @@ class Sizes:
 # Linformers
 
 
+OPTIONS = {"k": "projected_dim", "b": "block_size", "f": "far_token_limit", "r": "relative_attention_num_buckets"}
+
+
 def linformer_fields(model, n):
     """Returns the fields of the configuration that the name of a model stands for."""
     projection, *options = model.split("/")
     if projection == "full":
-        return {"projection_type": "mean_pool", "projected_dim": n, "block_size": n}
-    fields = {"projection_type": projection, "projected_dim": n // 4}
+        fields = {"projection_type": "mean_pool", "projected_dim": n, "block_size": n}
+    else:
+        fields = {"projection_type": projection, "projected_dim": n // 4}
     for option in options:
         if option in PROJECTION_SHARINGS:
             fields["projection_sharing"] = option
         else:
-            fields[{"k": "projected_dim", "b": "block_size"}[option[0]]] = int(option[1:])
+            fields[OPTIONS[option[0]]] = int(option[1:])
     return fields
 
 

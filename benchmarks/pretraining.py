@@ -8,8 +8,9 @@ Pretrain small models from scratch by masked language modeling, with full attent
         --dataset_config_name wikitext-2-v1 --max_seq_length 512 -- --num_train_epochs 8
     python -m benchmarks.pretraining --help
 
-A model is named as in `linear`, `linear/b32`, `linear/headwise` or `attention_pool/k16/b64`: its projection, and after it, in
-any order, k, b and the sharing, if they are not n / 4, 0 and layerwise. `full` is full attention: one block of all tokens.
+A model is named as in `linear`, `linear/b32`, `linear/headwise` or `mean_pool/k8/b8/f8/r32`: its projection, and after it, in
+any order, k, b and the sharing, if they are not n / 4, 0 and layerwise, the limit of far tokens (f), and the number of buckets
+of relative positions (r), if there are any. `full` is full attention: one block of all tokens.
 
 All are trained by linformer-mlm with the same arguments, on the same sequences and masks, with the same initial weights
 except E. Arguments after `--` replace those that are set here. The default text is that of the demonstration. The perplexity

@@ -26,6 +26,8 @@ def test_names_of_models_are_configurations():
     assert (config.projection_type, config.projected_dim, config.block_size) == ("attention_pool", 4, 8)
     assert (config.projection_sharing, config.max_position_embeddings, config.intermediate_size) == ("headwise", 32, 128)
     assert LinformerConfig(**fields_of("linear", **COMMON)).projected_dim == 8
+    config = LinformerConfig(**fields_of("mean_pool/f8/r32/k8", **COMMON))
+    assert (config.far_token_limit, config.relative_attention_num_buckets, config.projected_dim) == (8, 32, 8)
     full = LinformerConfig(**fields_of("full", **COMMON))
     assert full.block_size == 32  # so that an input of n tokens attends to itself exactly
 

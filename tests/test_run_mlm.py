@@ -319,6 +319,13 @@ def test_pairs(streaming, tmp_path):
     assert batch["labels"].shape == batch["input_ids"].shape == (2, 8)
 
 
+def test_a_mask_in_a_text_takes_the_place_of_a_word_and_of_the_space_before_it(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    for each in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
+        expected = [*each("one of")["input_ids"][:-1], each.mask_token_id, *each(" and two")["input_ids"][1:]]
+        assert each("one of <mask> and two")["input_ids"] == expected
+
+
 def test_masks_depend_on_seed_epoch_and_text_alone(tokenizer):
     collator = MaskingCollator(tokenizer, seed=1)
     sequences = [{"input_ids": [0, *range(10, 10 + length), 2]} for length in (1, 20, 30)]

@@ -5,7 +5,7 @@
 import json
 
 import transformers
-from tokenizers import ByteLevelBPETokenizer
+from tokenizers import AddedToken, ByteLevelBPETokenizer
 from transformers import RobertaTokenizer
 
 from .errors import UsageError
@@ -29,7 +29,9 @@ def train_tokenizer(texts, vocab_size, max_length):
     bpe.train_from_iterator(batches, vocab_size=vocab_size, min_frequency=2, special_tokens=special_tokens)
     model = json.loads(bpe.to_str())["model"]
     merges = [tuple(merge) for merge in model["merges"]]
-    return RobertaTokenizer(vocab=model["vocab"], merges=merges, model_max_length=max_length)
+    # The space before a mask is a part of it, as it is a part of the words that masks replace in training
+    mask_token = AddedToken("<mask>", lstrip=True, special=True)
+    return RobertaTokenizer(vocab=model["vocab"], merges=merges, mask_token=mask_token, model_max_length=max_length)
 
 
 def vocabulary_size(tokenizer):
