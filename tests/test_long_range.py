@@ -265,9 +265,14 @@ def test_accuracy_is_that_of_each_example(tmp_path):
     assert [long_range.accuracy(model, part, tmp_path, 2) for part in (examples, examples[:1], [])] == [0.8, 1.0, None]
 
 
-def test_share_of_the_most_frequent_class():
-    splits = {"train": [{"labels": label} for label in (1, 2, 2)], "test": [{"labels": label} for label in (2, 1, 1, 1)]}
-    assert long_range.share_of_the_most_frequent_class(splits) == 0.25
+def test_rules_name_the_most_frequent_class_among_examples_with_the_same_feature():
+    splits = {
+        "train": [{"token": token, "labels": label} for token, label in ("a1", "a1", "a2", "b2", "b2")],
+        "test": [{"token": token, "labels": label} for token, label in ("a1", "a1", "a2", "b2", "c1")],
+    }
+    assert long_range.accuracy_of_frequencies(splits, lambda example: None) == 0.4  # always 2
+    # c was never seen, so nothing is named
+    assert long_range.accuracy_of_frequencies(splits, lambda example: example["token"]) == 0.6
 
 
 # The runs
@@ -350,6 +355,7 @@ def test_the_table_has_means_errors_and_published_accuracies():
     def result(task, model, score, **others):
         defaults = long_range.arguments_of(long_range.parse_arguments(["--task", task, "--output_dir", "."]))
         measured = {"accuracy": score, "standard_error": 0.01, "validation_accuracy": None, "most_frequent_class": 0.17}
+        measured |= {"first_token": 0.3} if task == "listops" else {}  # older results lack it
         return {"task": task, "model": model} | defaults | measured | {"train_seconds": 9, "evaluation_seconds": 2.4} | others
 
     runs = [
@@ -360,15 +366,15 @@ def test_the_table_has_means_errors_and_published_accuracies():
     table = long_range.make_table([*runs, result("text", "full", 0.5, max_steps=7, dropout=0.0)])
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
     assert lines == [
-        ["listops", "full", "36.00", "1.00", "17.00", "40.00", "2000", "1", "9", "2", ""],
-        ["listops", "Transformer (Tay et al., 2020)", "36.37", *[""] * 8],
-        ["listops", "Linformer (Tay et al., 2020)", "35.70", *[""] * 8],
-        ["listops", "BigBird (Tay et al., 2020)", "36.05", *[""] * 8],
-        ["text", "full", "61.50 ± 1.50", "1.00", "17.00", "", "25000", "2", "9", "2", ""],
-        ["text", "full", "50.00", "1.00", "17.00", "", "25000", "1", "9", "2", "max_steps=7, dropout=0.0"],
-        ["text", "Transformer (Tay et al., 2020)", "64.27", *[""] * 8],
-        ["text", "Linformer (Tay et al., 2020)", "53.94", *[""] * 8],
-        ["text", "BigBird (Tay et al., 2020)", "64.02", *[""] * 8],
+        ["listops", "full", "36.00", "1.00", "17.00", "30.00", "40.00", "2000", "1", "9", "2", ""],
+        ["listops", "Transformer (Tay et al., 2020)", "36.37", *[""] * 9],
+        ["listops", "Linformer (Tay et al., 2020)", "35.70", *[""] * 9],
+        ["listops", "BigBird (Tay et al., 2020)", "36.05", *[""] * 9],
+        ["text", "full", "61.50 ± 1.50", "1.00", "17.00", "", "", "25000", "2", "9", "2", ""],
+        ["text", "full", "50.00", "1.00", "17.00", "", "", "25000", "1", "9", "2", "max_steps=7, dropout=0.0"],
+        ["text", "Transformer (Tay et al., 2020)", "64.27", *[""] * 9],
+        ["text", "Linformer (Tay et al., 2020)", "53.94", *[""] * 9],
+        ["text", "BigBird (Tay et al., 2020)", "64.02", *[""] * 9],
     ]
 
 

@@ -51,7 +51,8 @@ DEMO_ARGUMENTS = [
     "--do_train",
     "--do_eval",
     "--config_overrides=hidden_size=128,num_hidden_layers=2,num_attention_heads=4,intermediate_size=512,"
-    "max_position_embeddings=128,projected_dim=32,block_size=32,projection_type=linear,"
+    "max_position_embeddings=128,projected_dim=8,block_size=8,projection_type=mean_pool,"
+    "far_token_limit=8,relative_attention_num_buckets=32,"
     "hidden_dropout_prob=0.0,attention_probs_dropout_prob=0.0",
     "--vocab_size=8192",
     "--per_device_train_batch_size=16",
@@ -64,9 +65,9 @@ DEMO_ARGUMENTS = [
     "--report_to=none",
 ]
 DEMO_SENTENCES = [
-    "Return the number of <mask> in the list.",
-    "If the file does not <mask>, an error is raised.",
-    "The value of the <mask> is a string.",
+    "This function returns a <mask> of all the items in the dictionary.",
+    "If the file does not exist, an <mask> is raised.",
+    "It can be used as <mask> context manager.",
 ]
 
 
