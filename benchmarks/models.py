@@ -50,6 +50,7 @@ class Sizes:
 # Linformers
 
 
+# The letters of the options in the name of a model
 OPTIONS = {"k": "projected_dim", "b": "block_size", "f": "far_token_limit", "r": "relative_attention_num_buckets"}
 
 
@@ -57,7 +58,8 @@ def linformer_fields(model, n):
     """Returns the fields of the configuration that the name of a model stands for."""
     projection, *options = model.split("/")
     if projection == "full":
-        fields = {"projection_type": "mean_pool", "projected_dim": n, "block_size": n}
+        # The fewest rows that there can be. They have no tokens outside the block, and do not count.
+        fields = {"projection_type": "mean_pool", "projected_dim": 2, "block_size": n}
     else:
         fields = {"projection_type": projection, "projected_dim": n // 4}
     for option in options:
