@@ -338,7 +338,7 @@ def make_table(results):
         for model, others, runs in lines:
 
             def mean(name, digits, factor=1, runs=runs):
-                values = [factor * run[name] for run in runs if run.get(name) is not None]
+                values = [factor * run[name] for run in runs if run[name] is not None]
                 return f"{statistics.mean(values):.{digits}f}" if values else ""
 
             score = mean_and_error([100 * run["accuracy"] for run in runs], 2)
