@@ -78,7 +78,8 @@ class LinformerConfig(PreTrainedConfig):
     relative_attention_num_buckets (`int`, *optional*):
         The number of buckets of distances between tokens, with a bias of the scores per head for each, as in MPNet and T5.
         A multiple of 4. Half of them are for tokens to the right. Distances of 128 and more share one bucket. The distance
-        of a projected row is that of the middle of its window, so the projection must be a pooling. `None` is no bias.
+        of a projected row is that of the middle of its window. A row of a learned E has no window and no bias, so with
+        `"linear"` and `"conv"` only the tokens of a block have one. `None` is no bias.
     sparse_prediction (`bool`, *optional*, defaults to `False`):
         Whether `LinformerForMaskedLM`, if it is given labels, scores the vocabulary only at the tokens to predict. The loss
         is the same, and the head takes about a seventh of the time and memory.
@@ -252,10 +253,11 @@ class LinformerConfig(PreTrainedConfig):
                 "`relative_attention_num_buckets` must be a multiple of 4, from 4 to 256, or None for no relative positions,"
                 f" got {buckets}."
             )
-        if self.has_learned_projection:
+        if self.has_learned_projection and not any(self.block_sizes):
             raise ValueError(
                 f"`relative_attention_num_buckets` is {buckets}, but a row of a learned"
-                f" `projection_type={self.projection_type!r}` has no distance to a token. Choose a pooling."
+                f" `projection_type={self.projection_type!r}` has no distance to a token, so without blocks nothing has one."
+                " Set `block_size`, or choose a pooling."
             )
 
     def validate_inference_chunk_size(self):

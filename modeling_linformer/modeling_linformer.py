@@ -211,7 +211,7 @@ class RelativePositions(NamedTuple):
 
     bias: LinformerRelativeAttentionBias
     index: torch.Tensor  # (b, n'), the index of each token
-    middles: torch.Tensor  # (b, k), the index of the token in the middle of each projected row's window
+    middles: torch.Tensor | None  # (b, k), the index of the token in the middle of each projected row's window, if it has one
 
     def bias_of_rows(self):
         """Returns what is added to the scores of the projected rows, (b, n', h, k)."""
@@ -250,7 +250,7 @@ class LinformerProjected(NamedTuple):
 
     def bias_of_rows(self):
         """Returns what is added to the scores of the projected rows without blocks, (b, 1 or h, 1 or n', k), or None."""
-        if self.positions is None:
+        if self.positions is None or self.positions.middles is None:
             return self.log_counts
         bias = self.positions.bias_of_rows().transpose(1, 2)
         return bias if self.log_counts is None else bias + self.log_counts
@@ -287,9 +287,12 @@ def join_rows_to_blocks(query, key, value, projected, block_size):
     bias = torch.cat([bias.expand(-1, -1, log_counts.shape[2], -1), log_counts], dim=-1)
     bias = merge_blocks(bias).unsqueeze(2)
     if projected.positions is not None:
-        rows = merge_blocks(split_blocks(projected.positions.bias_of_rows(), block_size)).transpose(1, 2)
-        own = projected.positions.bias_of_block(block_size).expand(rows.shape[0], -1, -1, -1)
-        bias = bias + torch.cat([own, rows], dim=-1)
+        own = projected.positions.bias_of_block(block_size)
+        if projected.positions.middles is None:
+            bias = bias + nn.functional.pad(own, (0, k))
+        else:
+            rows = merge_blocks(split_blocks(projected.positions.bias_of_rows(), block_size)).transpose(1, 2)
+            bias = bias + torch.cat([own.expand(rows.shape[0], -1, -1, -1), rows], dim=-1)
     return query, key, value, bias
 
 

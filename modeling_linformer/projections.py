@@ -142,6 +142,10 @@ class LinformerProjection(nn.Module):
         """
         return None
 
+    def window_middles(self, tokens):
+        """Returns (b, k), the index of the token in the middle of each row's window, or None if rows have no windows."""
+        return None
+
     def can_pool_hidden_states(self, hidden_states, tokens):
         """Returns whether the projection has `pool_hidden_states`, and whether that costs next to nothing at this length."""
         return False

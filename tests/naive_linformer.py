@@ -65,7 +65,7 @@ def naive_self_attention(model, index, rows):
             scores = [query[token, features] @ other / math.sqrt(d_head) for other in keys]
             if config.relative_attention_num_buckets is not None:
                 table = model.encoder.relative_attention_bias.weight
-                biases = [table[bucket(other - token, len(table)), head] for other in keys_positions]
+                biases = [0 if other is None else table[bucket(other - token, len(table)), head] for other in keys_positions]
                 scores = [score + bias for score, bias in zip(scores, biases, strict=True)]
             weights = [count * score.exp() for count, score in zip(counts, scores, strict=True)]
             attended.append(sum(weight / sum(weights) * other for weight, other in zip(weights, values, strict=True)))

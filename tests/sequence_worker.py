@@ -35,7 +35,7 @@ WITHOUT_BLOCKS = [*LINEAR, *CONV, *POOLS]
 # Four processes share 29 tokens in parts of 5, 10, 5 and 9
 WITH_BLOCKS = [config | {"block_size": 5} for config in (LINEAR[0], LINEAR[3], CONV[0], *POOLS)]
 WITH_BLOCKS += [POOLS[2] | {"block_size": 5, "far_token_limit": 8}, POOLS[0] | {"block_size": [3, 0]}]
-WITH_BLOCKS += [POOLS[2] | {"block_size": [5, 0], "relative_attention_num_buckets": 8}]
+WITH_BLOCKS += [config | {"block_size": [5, 0], "relative_attention_num_buckets": 8} for config in (POOLS[2], LINEAR[3])]
 PROJECTIONS = [*WITHOUT_BLOCKS, *WITH_BLOCKS]
 # Neither 2, nor 4, nor the convolution's windows of 4 divide 29 tokens. 5 tokens are fewer than k, which is full attention.
 LENGTHS = (29, 5)

@@ -142,7 +142,10 @@ def expected(**config):
 CONFIGS = [config | {"projection_type": name} for config in CONFIGS for name in TYPES]
 CONFIGS += [{"block_size": 4, "far_token_limit": 8, "projection_type": name} for name in POOLS]
 RELATIVE = [
-    {"block_size": size, "relative_attention_num_buckets": 8, "projection_type": name} for name in POOLS for size in (0, 5)
+    {"block_size": size, "relative_attention_num_buckets": 8, "projection_type": name}
+    for name in TYPES
+    for size in (0, 5)
+    if size or name in POOLS
 ]
 CONFIGS += RELATIVE
 
@@ -847,7 +850,10 @@ def test_logits_to_keep_is_refused_where_it_could_mean_anything(logits_to_keep, 
             ({"relative_attention_num_buckets": buckets, "projection_type": "max_pool"}, ["multiple of 4", f"got {buckets}"])
             for buckets in (0, 6, 260)
         ),
-        ({"relative_attention_num_buckets": 32}, ["relative_attention_num_buckets", "'linear'", "no distance", "pooling"]),
+        (
+            {"relative_attention_num_buckets": 32},
+            ["relative_attention_num_buckets", "'linear'", "no distance", "`block_size`", "pooling"],
+        ),
         ({"classifier_pooling": "max"}, ["classifier_pooling", "'max'", "cls", "mean"]),
         ({"projection_type": "mean_pool", "projected_dim": 1}, ["projected_dim", "mean_pool", "from 2", "got 1"]),
         ({"hidden_act": "swishh"}, ["`hidden_act`", "'swishh'", "gelu", "relu", "silu"]),
