@@ -84,11 +84,11 @@ class LinformerConfig(PreTrainedConfig):
         Whether `LinformerForMaskedLM`, if it is given labels, scores the vocabulary only at the tokens to predict. The loss
         is the same, and the head takes about a seventh of the time and memory.
     inference_chunk_size (`int`, *optional*):
-        Without gradients, an input of at least four times this many tokens goes through each layer in chunks of this many
-        tokens, rounded up to whole blocks. The chunks use the same memory one after the other, and the outputs are the
-        same. The layers then overwrite their input, so a forward hook has to copy what it keeps. `None` stands for 512 on a
-        CPU and for 16,384 on other devices, which smaller chunks would not keep busy. 0 turns chunks off. They are also off
-        with `output_attentions` and under `torch.compile`.
+        Without gradients, an input of more than this many tokens goes through each layer in chunks of this many tokens,
+        rounded up to whole blocks. The chunks use the same memory one after the other, and the outputs are the same. The
+        layers then overwrite their input, so a forward hook has to copy what it keeps. `None` stands for 512 on a CPU, and on
+        other devices, which smaller chunks would not keep busy, for 16,384 if the input has at least 65,536 tokens. 0 turns
+        chunks off. They are also off with `output_attentions` and under `torch.compile`.
     classifier_pooling (`str`, *optional*, defaults to `"cls"`):
         What `LinformerForSequenceClassification` reads: `"cls"` is the hidden state of the first token, and `"mean"` is
         the mean of those of all tokens, to which all blocks of a long document contribute.

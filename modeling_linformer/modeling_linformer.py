@@ -229,8 +229,8 @@ class LinformerProjected(NamedTuple):
     projection needed them.
     """
 
-    key_rows: torch.Tensor  # E K, (b, h, k, d / h)
-    value_rows: torch.Tensor  # F V, (b, h, k, d / h)
+    key_rows: torch.Tensor | None  # E K, (b, h, k, d / h), or None if no row would count
+    value_rows: torch.Tensor | None  # F V, (b, h, k, d / h)
     log_counts: torch.Tensor | None  # log c, (b, 1 or h, 1 or m, k); the dtype's lowest number leaves out a row
     mask: torch.Tensor | None  # (b, n')
     key: torch.Tensor | None  # K, (b, n', d)
@@ -264,15 +264,19 @@ def join_rows_to_blocks(query, key, value, projected, block_size):
 
     `query`, `key` and `value` are those of all tokens, (b, n', h, d / h).
     """
-    (batch_size, length), k = query.shape[:2], projected.key_rows.shape[2]
+    batch_size, length = query.shape[:2]
     block_size = block_size if torch.compiler.is_compiling() else min(block_size, length)
-    query = merge_blocks(split_blocks(query, block_size)).transpose(1, 2)
-    key, value = (split_blocks(rows, block_size).transpose(2, 3) for rows in (key, value))
-    blocks = key.shape[1]
-    key, value = (
-        merge_blocks(torch.cat([own, rows.unsqueeze(1).expand(-1, blocks, -1, -1, -1)], dim=3))
-        for own, rows in ((key, projected.key_rows), (value, projected.value_rows))
-    )
+    query, key, value = (split_blocks(rows, block_size) for rows in (query, key, value))
+    blocks, k = key.shape[1], 0
+    query = merge_blocks(query).transpose(1, 2)
+    if projected.key_rows is None:
+        key, value = (merge_blocks(rows).transpose(1, 2) for rows in (key, value))
+    else:
+        k = projected.key_rows.shape[2]
+        key, value = (
+            merge_blocks(torch.cat([own.transpose(2, 3), rows.unsqueeze(1).expand(-1, blocks, -1, -1, -1)], dim=3))
+            for own, rows in ((key, projected.key_rows), (value, projected.value_rows))
+        )
     is_full = not torch.compiler.is_compiling() and length % block_size == 0
     if projected.mask is None and projected.log_counts is None and projected.positions is None and is_full:
         return query, key, value, None
@@ -335,6 +339,10 @@ class LinformerSelfAttention(nn.Module):
         E = shared_projection if self.E is None else self.E
         F = E if self.F is None else self.F
         key = value = weights = None
+        # The eager kernel returns the weights of rows, too
+        if E.has_nothing_to_add(tokens, self.block_size) and self.config._attn_implementation != "eager":
+            positions = RelativePositions(relative_attention_bias, tokens.index, None) if relative_attention_bias else None
+            return LinformerProjected(None, None, None, tokens.mask, None, None, positions)
         if E.can_pool_hidden_states(hidden_states, tokens):
             modules = (self.query, self.key, self.value)
             key_rows, value_rows, weights = E.pool_hidden_states(hidden_states, tokens, *modules)
@@ -456,10 +464,10 @@ def tokens_per_chunk(chunk_size, seq_length, multiple, device):
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return None
     if chunk_size is None:
-        chunk_size = 512 if device.type == "cpu" else 16384
-    if not chunk_size or seq_length < 4 * chunk_size:
-        return None
-    return -(-chunk_size // multiple) * multiple
+        # A CPU finds what it has just computed in its caches. Other devices take chunks to save memory alone.
+        chunk_size = 512 if device.type == "cpu" else 16384 if seq_length >= 65536 else 0
+    chunk_size = -(-chunk_size // multiple) * multiple
+    return chunk_size if 0 < chunk_size < seq_length else None
 
 
 def in_chunks(forward, tokens, output=None):
@@ -635,7 +643,10 @@ class LinformerModel(LinformerPreTrainedModel):
 
         input_shape = input_ids.shape if input_ids is not None else inputs_embeds.shape[:-1]
         check_inputs(input_shape, attention_mask, position_ids, kwargs)
-        attention_mask = None if attention_mask is None else attention_mask.bool()
+        if attention_mask is not None:
+            attention_mask = attention_mask.bool()
+            if has_known_values(attention_mask) and attention_mask.all():
+                attention_mask = None  # nothing is padding, and all is faster without a mask
         device = input_ids.device if input_ids is not None else inputs_embeds.device
         tokens = self.make_tokens(input_shape, attention_mask, device)
         if 0 in (input_shape[0], tokens.seq_length):

@@ -12,6 +12,7 @@ In the shapes that comments and docstrings give, b is the batch size, n' the len
 the model reads), d the size of a row, h the number of heads, and m the number of blocks.
 """
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -48,6 +49,7 @@ class Tokens:
         index: (b, n'), the index of each token in its sequence, counted without padding. Padding has the index of the last
             token before it.
         chunk_size: the number of tokens that a layer computes at once, to save memory, or None for all tokens.
+        kept: what `once` keeps for the next layers.
     """
 
     offset = tokens_before = 0
@@ -64,11 +66,23 @@ class Tokens:
 
     def set_index(self, shape, mask, device):
         """Sets `mask` and `index`, of which the second follows from the first and from `tokens_before`."""
-        self.mask = mask
+        self.mask, self.kept = mask, {}
         if mask is None:
             self.index = (torch.arange(shape[1], device=device) + self.tokens_before).expand(shape)
         else:
             self.index = (mask.cumsum(1) - 1 + self.tokens_before).clamp(min=0)
+
+    def once(self, key, compute):
+        """
+        Returns `compute()`, which is called for the first layer that asks for it by this key, and kept for the others.
+
+        What is kept must follow from the tokens, the configuration and the key alone.
+        """
+        if torch.compiler.is_compiling():  # a compiler finds out by itself what is the same in all layers
+            return compute()
+        if key not in self.kept:
+            self.kept[key] = compute()
+        return self.kept[key]
 
     def chunks(self):
         """Returns the slices that cut this part into chunks of `chunk_size` tokens."""
@@ -85,15 +99,21 @@ class Tokens:
 
     def mean(self, rows):
         """Averages the rows (b, n', d) over each complete sequence without its padding, and returns (b, 1, d)."""
-        weights = torch.ones_like(rows[..., 0]) if self.mask is None else self.mask
-        weights = weights.to(torch.promote_types(rows.dtype, torch.float32)) / self.lengths
-        return self.sum(weights.to(rows.dtype).unsqueeze(1) @ rows)
+
+        def weights():
+            is_token = torch.ones_like(self.index) if self.mask is None else self.mask
+            return (is_token.to(torch.promote_types(rows.dtype, torch.float32)) / self.lengths).to(rows.dtype).unsqueeze(1)
+
+        return self.sum(self.once(("weights", rows.dtype), weights) @ rows)
 
     def block_borders(self, block_size):
         """
         Returns two tensors (b, m, 1) for the blocks of this part: the index of the first token of each block, and the index
         of the first token after it.
         """
+        return self.once(("block_borders", block_size), lambda: self.find_block_borders(block_size))
+
+    def find_block_borders(self, block_size):
         seq_length = self.index.shape[1]
         blocks = number_of_blocks(seq_length, block_size)
         is_token = torch.ones_like(self.index) if self.mask is None else self.mask.long()
@@ -106,17 +126,56 @@ class Tokens:
         return torch.arange(self.index.shape[1], device=self.index.device) // block_size
 
 
-def sum_windows(rows, windows, num_windows, reduce="sum"):
+class Windows:
     """
-    Sums the rows (b, n', d) of each window, and returns (b, num_windows, d). `windows` (b, n') says which window each row is
-    in. With `reduce="amax"`, the maxima are returned instead of the sums.
+    Says which window each token of a batch is in, and sums up or looks up rows by it.
+
+    Attributes:
+        of_tokens: (b, n'), the number of each token's window, counted from 0.
+        count: the number of windows of each sequence.
     """
-    batch_size, _, size = rows.shape
-    index = windows + num_windows * torch.arange(batch_size, device=rows.device).unsqueeze(1)
-    start = rows.new_full((batch_size * num_windows, size), -torch.inf if reduce == "amax" else 0)
-    # All features of a row have the same index, for which torch has a fast kernel
-    sums = start.scatter_reduce(0, index.reshape(-1, 1).expand(-1, size), rows.flatten(0, 1), reduce)
-    return sums.unflatten(0, (batch_size, num_windows))
+
+    def __init__(self, of_tokens, count):
+        self.of_tokens, self.count = of_tokens, count
+        # The windows of all sequences are numbered one after the other, so that one dimension is left
+        sequences = torch.arange(of_tokens.shape[0], device=of_tokens.device).unsqueeze(1)
+        self.index = (of_tokens + count * sequences).flatten()
+
+    def reduce(self, rows, start, reduction):
+        windows = rows.new_full((rows.shape[0] * self.count, rows.shape[2]), start)
+        # All features of a row have the same index, for which torch has a fast kernel
+        index = self.index.unsqueeze(1).expand(-1, rows.shape[2])
+        return windows.scatter_reduce(0, index, rows.flatten(0, 1), reduction).unflatten(0, (rows.shape[0], self.count))
+
+    def sum(self, rows):
+        """Returns the sums (b, count, d) of the rows (b, n', d) of each window."""
+        return self.reduce(rows, 0, "sum")
+
+    def add(self, sums, rows, chunk):
+        """Adds the rows of a slice of the tokens, (b, length of the slice, d), to the sums (b, count, d)."""
+        index = self.index.view_as(self.of_tokens)[:, chunk].reshape(-1, 1)
+        sums.flatten(0, 1).scatter_add_(0, index.expand(-1, rows.shape[2]), rows.flatten(0, 1))
+
+    def max(self, rows):
+        """Returns the maxima (b, count, d) of the rows (b, n', d) of each window."""
+        return self.reduce(rows, -torch.inf, "amax")
+
+    def look_up(self, rows):
+        """Returns the row of each token's window, (b, n', d), of rows (b, count, d)."""
+        return rows.flatten(0, 1).index_select(0, self.index).unflatten(0, self.of_tokens.shape)
+
+
+def once_per_input(method):
+    """
+    Lets all layers with the same k share what a method of a projection returns. Its first argument is `tokens`, and it must
+    follow from the tokens, the other arguments, k and the configuration alone, and not from any layer's states.
+    """
+
+    @functools.wraps(method)
+    def shared(self, tokens, *args):
+        return tokens.once((method.__qualname__, self.projected_dim, *args), lambda: method(self, tokens, *args))
+
+    return shared
 
 
 class LinformerProjection(nn.Module):
@@ -146,6 +205,13 @@ class LinformerProjection(nn.Module):
         """Returns (b, k), the index of the token in the middle of each row's window, or None if rows have no windows."""
         return None
 
+    def has_nothing_to_add(self, tokens, block_size):
+        """
+        Returns whether no row counts in any block, so that they need not be computed. Learned projections are always computed,
+        as data parallelism expects a gradient of each parameter, even if it is 0.
+        """
+        return False
+
     def can_pool_hidden_states(self, hidden_states, tokens):
         """Returns whether the projection has `pool_hidden_states`, and whether that costs next to nothing at this length."""
         return False
@@ -174,7 +240,13 @@ class LinformerProjection(nn.Module):
         Returns log c for the `counts` c, in the same shape, or None if these are None. The attention adds it to the scores s
         of the projected rows, as exp(s + log c) = c exp(s).
         """
-        counts = self.counts(tokens, block_size, dtype, weights)
+        if weights is None:  # then the counts are the same in all layers
+            key = ("log_counts", self.projected_dim, block_size, dtype)
+            return tokens.once(key, lambda: self.log(self.counts(tokens, block_size, dtype), dtype))
+        return self.log(self.counts(tokens, block_size, dtype, weights), dtype)
+
+    @staticmethod
+    def log(counts, dtype):
         if counts is None:
             return None
         # A score of 0 would still count, so a row that is left out gets the lowest number of the dtype
@@ -271,11 +343,13 @@ class LinformerConvProjection(LinformerLearnedProjection):
     def init_weights(self):
         init.constant_(self.weight, 1 / self.weight.shape[-1])
 
+    @once_per_input
     def windows(self, tokens):
-        """Returns (b, n'), the window of each position, at any length of a sequence. Padding gets k, and is cut off later."""
+        """Returns the `Windows` of positions, at any length of a sequence. Padding is in window k, which is cut off later."""
         positions = tokens.offset + torch.arange(tokens.index.shape[1], device=tokens.index.device)
         windows = (positions // self.weight.shape[-1]).expand(tokens.index.shape)
-        return windows if tokens.mask is None else windows.masked_fill(~tokens.mask, self.projected_dim)
+        windows = windows if tokens.mask is None else windows.masked_fill(~tokens.mask, self.projected_dim)
+        return Windows(windows, self.projected_dim + 1)
 
     def forward(self, rows, tokens, weights=None):
         positions = tokens.offset + torch.arange(rows.shape[1], device=rows.device)
@@ -284,13 +358,13 @@ class LinformerConvProjection(LinformerLearnedProjection):
             rows = (rows.unflatten(-1, (*self.heads, -1)) * kernel.mT.unsqueeze(-1)).flatten(-2)
         else:
             rows = rows * kernel.unsqueeze(-1)
-        sums = sum_windows(accumulable(rows), self.windows(tokens), self.projected_dim + 1)[:, :-1]
+        sums = self.windows(tokens).sum(accumulable(rows))[:, :-1]
         return tokens.sum(sums.to(rows.dtype))
 
     def counts(self, tokens, block_size, dtype, weights=None):
         """Counts as any learned E does, and also without blocks leaves out windows that a short sequence does not reach."""
         ones = torch.ones_like(tokens.index, dtype=torch.float32).unsqueeze(-1)
-        filled = tokens.sum(sum_windows(ones, self.windows(tokens), self.projected_dim + 1)[:, :-1]) > 0
+        filled = tokens.sum(self.windows(tokens).sum(ones)[:, :-1]) > 0
         filled = filled.mT.unsqueeze(1)  # (b, 1, 1, k)
         counts = super().counts(tokens, block_size, dtype)
         return filled if counts is None else filled & counts
@@ -303,12 +377,15 @@ class LinformerMeanPoolProjection(LinformerProjection):
         super().__init__(config, layer_idx)
         self.config = config
 
+    @once_per_input
     def windows(self, tokens):
-        """Returns (b, n'), the window of each token. Padding gets k, and is cut off later."""
+        """Returns the `Windows` of tokens. Padding is in window k, which is cut off later."""
         rest, others = self.shares(tokens)
         windows = torch.where(tokens.index == 0, 0, 1 + (tokens.index - 1) * rest // others)
-        return windows if tokens.mask is None else windows.masked_fill(~tokens.mask, self.projected_dim)
+        windows = windows if tokens.mask is None else windows.masked_fill(~tokens.mask, self.projected_dim)
+        return Windows(windows, self.projected_dim + 1)
 
+    @once_per_input
     def window_borders(self, tokens):
         """Returns (b, k + 1): the index of the first token of each window, and after them the length of the sequence."""
         rest, others = self.shares(tokens)
@@ -316,6 +393,7 @@ class LinformerMeanPoolProjection(LinformerProjection):
         starts = 1 + (steps * (tokens.lengths - 1) + rest - 1) // rest
         return nn.functional.pad(starts, (1, 0)).minimum(tokens.lengths)
 
+    @once_per_input
     def window_middles(self, tokens):
         """Returns (b, k), the index of the token in the middle of each window, or of the last one before it."""
         borders = self.window_borders(tokens)
@@ -328,11 +406,19 @@ class LinformerMeanPoolProjection(LinformerProjection):
         """
         return tokens.lengths.clamp(2, self.projected_dim) - 1, (tokens.lengths - 1).clamp(min=1)
 
+    def has_nothing_to_add(self, tokens, block_size):
+        return not torch.compiler.is_compiling() and tokens.seq_length <= block_size
+
     def forward(self, rows, tokens, weights=None):
-        sums = sum_windows(accumulable(rows), self.windows(tokens), self.projected_dim + 1)[:, :-1]
-        sizes = self.window_borders(tokens).diff().clamp(min=1).unsqueeze(-1)
+        sums = self.windows(tokens).sum(accumulable(rows))[:, :-1]
+        sizes = self.sizes(tokens, 0).clamp(min=1).mT
         return (tokens.sum(sums) / sizes).to(rows.dtype)
 
+    @once_per_input
+    def row_sums(self, tokens, dtype):
+        return (self.sizes(tokens, 0) > 0).mT.to(dtype)  # each window has a mean, unless it is empty
+
+    @once_per_input
     def sizes(self, tokens, block_size):
         """Returns the number of tokens in each window, (b, 1, k), or with blocks, of those outside each block, (b, m, k)."""
         borders = self.window_borders(tokens)
@@ -355,12 +441,16 @@ class LinformerMeanPoolProjection(LinformerProjection):
 
     def limit_counts(self, counts, tokens, block_size):
         """Reduces the counts, all by the same factor, where more than `far_token_limit` tokens are outside the block."""
-        limit = self.config.far_token_limit
-        if limit is None:
+        if self.config.far_token_limit is None:
             return counts
+        return counts * self.far_share(tokens, block_size, counts.dtype)
+
+    @once_per_input
+    def far_share(self, tokens, block_size, dtype):
+        """Returns (b, 1, m, 1), the share of the tokens outside each block that the rows count for."""
         starts, ends = tokens.block_borders(block_size)
-        outside = (tokens.lengths.unsqueeze(-1) - (ends - starts)).unsqueeze(1)  # (b, 1, m, 1)
-        return counts * (limit / outside.to(counts.dtype)).clamp(max=1)
+        outside = (tokens.lengths.unsqueeze(-1) - (ends - starts)).unsqueeze(1)
+        return (self.config.far_token_limit / outside.to(dtype)).clamp(max=1)
 
 
 class LinformerMaxPoolProjection(LinformerMeanPoolProjection):
@@ -369,9 +459,8 @@ class LinformerMaxPoolProjection(LinformerMeanPoolProjection):
     features_first = True
 
     def forward(self, rows, tokens, weights=None):
-        maxima = sum_windows(rows, self.windows(tokens), self.projected_dim + 1, "amax")[:, :-1]
-        is_empty = self.window_borders(tokens).diff().unsqueeze(-1) == 0
-        return tokens.max(maxima).masked_fill(is_empty, 0)
+        maxima = self.windows(tokens).max(rows)[:, :-1]
+        return tokens.max(maxima).masked_fill(self.sizes(tokens, 0).mT == 0, 0)
 
 
 class AttentionPoolWeights(NamedTuple):
@@ -404,8 +493,13 @@ class LinformerAttentionPoolProjection(LinformerMeanPoolProjection):
         mean_query = accumulable(query(tokens.mean(hidden_states)))
         return mean_query * (mean_query.shape[-1] // self.num_heads) ** -0.5
 
+    @once_per_input
+    def features_of_heads(self, tokens, size):
+        """Returns (h, d), 1 where a feature is one of the head, and 0 elsewhere."""
+        return torch.eye(self.num_heads, device=tokens.index.device).repeat_interleave(size // self.num_heads, dim=1)
+
     def weigh(self, tokens, hidden_states, query, key):
-        heads = torch.eye(self.num_heads, device=key.device).repeat_interleave(key.shape[-1] // self.num_heads, dim=1)
+        heads = self.features_of_heads(tokens, key.shape[-1])
         directions = self.mean_query(tokens, hidden_states, query) * heads  # (b, h, d), 0 in the other heads' features
         with maybe_autocast(key.device.type, enabled=False):
             scores = accumulable(key) @ directions.mT
@@ -413,59 +507,58 @@ class LinformerAttentionPoolProjection(LinformerMeanPoolProjection):
 
     def weigh_scores(self, tokens, scores):
         """Returns the `AttentionPoolWeights` that follow from the tokens' scores for the mean query, (b, n', h)."""
-        windows, num_windows = self.windows(tokens), self.projected_dim + 1
-
-        def of_token(values):
-            return values.gather(1, windows.unsqueeze(-1).expand_as(scores))
-
-        scores = scores - of_token(tokens.max(sum_windows(scores.detach(), windows, num_windows, "amax")))
+        windows = self.windows(tokens)
+        scores = scores - windows.look_up(tokens.max(windows.max(scores.detach())))
         weights = scores.exp()
-        sums = tokens.sum(sum_windows(torch.cat([weights, weights * scores], dim=-1), windows, num_windows))
-        sums, sums_of_scores = sums.chunk(2, dim=-1)
+        sums, sums_of_scores = tokens.sum(windows.sum(torch.cat([weights, weights * scores], dim=-1))).chunk(2, dim=-1)
         sums = sums.clamp(min=torch.finfo(sums.dtype).tiny)  # an empty window has the sum 0
         entropies = sums.log() - sums_of_scores / sums
-        return AttentionPoolWeights(weights / of_token(sums), entropies[:, :-1].exp())
+        return AttentionPoolWeights(weights / windows.look_up(sums), entropies[:, :-1].exp())
 
     def forward(self, rows, tokens, weights=None):
-        rows_of_heads = rows.unflatten(-1, (self.num_heads, -1))
-        if tokens.chunk_size is not None:
-            sums = self.sum_in_chunks(rows_of_heads.transpose(1, 2), tokens, weights).transpose(1, 2).flatten(2)
-        else:
-            weighted = (rows_of_heads * weights.of_tokens.unsqueeze(-1)).flatten(-2)
-            sums = sum_windows(weighted, self.windows(tokens), self.projected_dim + 1)[:, :-1]
-        return tokens.sum(sums).to(rows.dtype)
+        def weighted(chunk):
+            rows_of_heads = rows[:, chunk].unflatten(-1, (self.num_heads, -1))
+            return (rows_of_heads * weights.of_tokens[:, chunk].unsqueeze(-1)).flatten(-2)
 
-    def sum_in_chunks(self, rows, tokens, weights):
-        """
-        Multiplies E with the rows (b, h or 1, n', size), and returns (b, h, k, size). It goes through one chunk of tokens
-        after the other, so that there is no weighted copy of all rows.
-        """
         windows = self.windows(tokens)
-        sums = weights.counts.new_zeros(rows.shape[0], self.num_heads, self.projected_dim + 1, rows.shape[-1])
+        if tokens.chunk_size is None:
+            sums = windows.sum(weighted(slice(None)))
+        else:  # there is no weighted copy of all rows
+            sums = weights.counts.new_zeros(rows.shape[0], windows.count, rows.shape[-1])
+            for chunk in tokens.chunks():
+                windows.add(sums, weighted(chunk), chunk)
+        return tokens.sum(sums[:, :-1]).to(rows.dtype)
+
+    @once_per_input
+    def windows_of_chunks(self, tokens):
+        """Returns the slice of each chunk, and its first and last window. All windows of a chunk lie between these."""
+        windows, borders = self.windows(tokens).of_tokens, []
         for chunk in tokens.chunks():
-            # The tokens of a chunk are in few windows, which are consecutive
-            own = windows[:, None, None, chunk]
-            first = own.min()
-            last = own.where(own < self.projected_dim, first).max()
-            E = own == torch.arange(first, last + 1, device=own.device).unsqueeze(-1)  # (b, 1, few, chunk)
-            E = (E * weights.of_tokens[:, chunk].mT.unsqueeze(2)).to(rows.dtype)  # (b, h, few, chunk)
-            if rows.shape[1] == 1:  # all heads share the rows, so one product is enough
-                part = (E.flatten(1, 2) @ rows[:, 0, chunk]).unflatten(1, E.shape[1:3])
-            else:
-                part = E @ rows[:, :, chunk]
-            sums[:, :, first : last + 1] += part
-        return sums[:, :, :-1]
+            first = windows[:, chunk].min().clamp(max=self.projected_dim - 1)  # a chunk of padding has none
+            last = windows[:, chunk].where(windows[:, chunk] < self.projected_dim, first).max()
+            borders.append((chunk, int(first), int(last)))
+        return borders
+
+    @once_per_input
+    def windows_in_blocks(self, tokens, block_size):
+        """Returns the `Windows` that result if borders of blocks cut windows apart, k + 1 per block."""
+        num_windows, blocks = self.projected_dim + 1, tokens.block_of_position(block_size)
+        num_blocks = number_of_blocks(blocks.shape[0], block_size)
+        return Windows(blocks * num_windows + self.windows(tokens).of_tokens, num_blocks * num_windows)
 
     def counts(self, tokens, block_size, dtype, weights=None):
         counts = weights.counts.mT.unsqueeze(2)  # (b, h, 1, k)
         if block_size:
             # A row counts only as far as the weights of its window are outside the block
-            num_windows, blocks = self.projected_dim + 1, tokens.block_of_position(block_size)
-            num_blocks = number_of_blocks(blocks.shape[0], block_size)
-            own = sum_windows(weights.of_tokens, blocks * num_windows + self.windows(tokens), num_blocks * num_windows)
-            own = own.unflatten(1, (num_blocks, num_windows))[:, :, :-1].permute(0, 3, 1, 2)  # (b, h, m, k)
+            own = self.windows_in_blocks(tokens, block_size).sum(weights.of_tokens)
+            own = own.unflatten(1, (-1, self.projected_dim + 1))[:, :, :-1].permute(0, 3, 1, 2)  # (b, h, m, k)
             counts = self.limit_counts(counts * (1 - own).clamp(min=torch.finfo(own.dtype).tiny), tokens, block_size)
-        return counts * (self.sizes(tokens, block_size) > 0).unsqueeze(1)
+        return counts * self.is_counted(tokens, block_size)
+
+    @once_per_input
+    def is_counted(self, tokens, block_size):
+        """Returns (b, 1, 1 or m, k), whether a row has a token outside the block, or without blocks, any token."""
+        return (self.sizes(tokens, block_size) > 0).unsqueeze(1)
 
     def can_pool_hidden_states(self, hidden_states, tokens):
         return tokens.chunk_size is not None and tokens.seq_length >= 8 * hidden_states.shape[-1]
@@ -487,12 +580,22 @@ class LinformerAttentionPoolProjection(LinformerMeanPoolProjection):
             directions = (key_matrix @ mean_query.mT).squeeze(-1)  # W^T q, (b, h, d)
             scores = [accumulable(hidden_states[:, chunk]) @ directions.mT for chunk in tokens.chunks()]
         weights = self.weigh_scores(tokens, torch.cat(scores, dim=1))
-        pooled = tokens.sum(self.sum_in_chunks(hidden_states.unsqueeze(1), tokens, weights))
+        pooled = tokens.sum(self.pool_for_each_head(hidden_states, tokens, weights))
         key_rows, value_rows = (
             (pooled @ matrix + bias).transpose(1, 2).flatten(2).to(hidden_states.dtype)
             for matrix, bias in ((key_matrix, key_bias), (value_matrix, value_bias))
         )
         return key_rows, value_rows, weights
+
+    def pool_for_each_head(self, hidden_states, tokens, weights):
+        """Multiplies the E of each head with the hidden states, and returns (b, h, k, d), in chunks of the tokens."""
+        pooled = weights.counts.new_zeros(hidden_states.shape[0], self.num_heads, self.projected_dim, hidden_states.shape[2])
+        for chunk, first, last in self.windows_of_chunks(tokens):
+            own = self.windows(tokens).of_tokens[:, None, None, chunk]
+            E = own == torch.arange(first, last + 1, device=own.device).unsqueeze(-1)  # (b, 1, few, chunk)
+            E = (E * weights.of_tokens[:, chunk].mT.unsqueeze(2)).to(hidden_states.dtype)  # (b, h, few, chunk)
+            pooled[:, :, first : last + 1] += (E.flatten(1, 2) @ hidden_states[:, chunk]).unflatten(1, E.shape[1:3])
+        return pooled
 
     def matrix_and_bias(self, output):
         """

@@ -37,7 +37,7 @@ from modeling_linformer import (
     LinformerModel,
 )
 from modeling_linformer.modeling_linformer import tokens_per_chunk
-from modeling_linformer.projections import LinformerAttentionPoolProjection, LinformerLinearProjection, Tokens
+from modeling_linformer.projections import LinformerAttentionPoolProjection, LinformerLinearProjection, Tokens, Windows
 
 
 # The naive reference consists of thousands of tiny operations, which a second thread only slows down
@@ -118,6 +118,8 @@ CONFIGS += [
     {"projection_sharing": "headwise", "block_size": (8, 0), "projected_dim": (8, 4)},
     {"block_size": 1},
 ]
+# Layers share what is the same for all of the same k and block size, and nothing else
+CONFIGS += [{"block_size": (5, 3), "projection_type": name} for name in ("linear", "mean_pool", "attention_pool")]
 
 
 def gradients(model, hidden_states):
@@ -1085,14 +1087,67 @@ def test_long_inputs_go_in_chunks_of_whole_blocks_without_gradients(block_size, 
 
     with torch.no_grad():
         assert chunks_of(14) == chunks
-        assert len(chunks_of(12)) > 1 and chunks_of(11) == [11]
+        assert chunks_of(chunks[0] + 1) == [chunks[0], 1] and chunks_of(chunks[0]) == [chunks[0]]
         model.set_attn_implementation("eager")
         assert chunks_of(14, output_attentions=True) == [14]
     assert chunks_of(14) == [14]
     with torch.no_grad():
-        for device, chosen in (("cpu", 512), ("meta", 16384)):
-            lengths = (4 * chosen - 1, 4 * chosen)
+        for device, longest, chosen in (("cpu", 512, 512), ("meta", 65535, 16384)):
+            lengths = (longest, longest + 1)
             assert [tokens_per_chunk(None, length, 1, torch.device(device)) for length in lengths] == [None, chosen]
+
+
+@pytest.mark.parametrize("config", [{}, {"relative_attention_num_buckets": 8}, {"projected_dim": 30}], ids=str)
+@pytest.mark.parametrize("projection_type", POOLS)
+def test_an_input_of_one_block_has_no_rows_to_pool(monkeypatch, projection_type, config):
+    model = make_model(projection_type=projection_type, block_size=9, **{"max_position_embeddings": 40} | config)
+    model.set_attn_implementation("eager")  # it returns the weights of the rows, and so pools them
+    inputs = [
+        dict(zip(("input_ids", "attention_mask"), pad_right(x), strict=True)) for x in ([make_ids(9)], [make_ids(7)] * 2)
+    ]
+    batch, mask = pad_right([make_ids(4), make_ids(8)])
+    inputs.append({"input_ids": batch, "attention_mask": mask})
+
+    def outputs():
+        return [model(**each).last_hidden_state for each in inputs]
+
+    wanted = outputs()
+    model.set_attn_implementation("sdpa")
+    monkeypatch.setattr(
+        type(model.encoder.layer[0].attention.self.E), "forward", lambda *args: pytest.fail("rows were pooled")
+    )
+    for actual, expected in zip(outputs(), wanted, strict=True):
+        assert_equal(actual, expected, 1e-5)
+    with pytest.raises(pytest.fail.Exception, match="rows were pooled"):
+        model(make_ids(1, 10))
+
+
+@pytest.mark.parametrize("block_size", [0, 5])
+@pytest.mark.parametrize("projection_type", POOLS)
+@pytest.mark.parametrize("chunk_size", [0, 10])
+def test_layers_of_the_same_k_share_their_windows(monkeypatch, chunk_size, projection_type, block_size):
+    found, init = [], Windows.__init__
+    monkeypatch.setattr(Windows, "__init__", lambda self, *args: found.append(args[1]) or init(self, *args))
+    sizes = {"num_hidden_layers": 4, "projected_dim": [6, 4, 6, 4], "inference_chunk_size": chunk_size}
+    model = make_model(projection_type=projection_type, block_size=block_size, **sizes)
+    # Besides k windows there is one for padding. attention_pool also divides each of five blocks among the windows
+    wanted = [5, 7] + [25, 35] * (projection_type == "attention_pool" and block_size > 0)
+    with torch.no_grad():
+        for _ in range(2):  # another input has windows of its own
+            model(make_ids(2, N))
+            assert sorted(found) == wanted
+            found.clear()
+
+
+@types
+@with_and_without_blocks
+def test_a_mask_without_padding_costs_nothing(projection_type, block_size):
+    model, masks = make_model(projection_type=projection_type, block_size=block_size), []
+    model.encoder.layer[0].register_forward_pre_hook(lambda module, args: masks.append(args[1].mask))
+    input_ids = make_ids(2, 13)
+    unmasked = model(input_ids).last_hidden_state
+    assert torch.equal(model(input_ids, attention_mask=torch.ones(2, 13)).last_hidden_state, unmasked)
+    assert masks == [None, None]
 
 
 def test_only_the_wanted_positions_are_scored():

@@ -150,12 +150,14 @@ def linformer_attention_forward(
     tokens = Tokens(query.shape[:2], attention_mask, query.device)
     projection, block_size = pooling.projection, pooling.block_size
     tokens.chunk_size = tokens_per_chunk(None, length, block_size or 1, query.device)
-    scale = scaling * query.shape[-1] ** 0.5  # 1 in nearly all models: `weigh` itself divides by the root
-    rows_of_key, rows_of_value = key.flatten(2), value.flatten(2)
-    weights = projection.weigh(tokens, query.flatten(2), lambda mean_query: mean_query * scale, rows_of_key)
-    key_rows, value_rows = (projection(rows, tokens, weights) for rows in (rows_of_key, rows_of_value))
-    key_rows, value_rows = (rows.unflatten(-1, (num_heads, -1)).transpose(1, 2) for rows in (key_rows, value_rows))
-    log_counts = projection.log_counts(tokens, block_size, key.dtype, weights)
+    key_rows = value_rows = log_counts = None
+    if not projection.has_nothing_to_add(tokens, block_size):
+        scale = scaling * query.shape[-1] ** 0.5  # 1 in nearly all models: `weigh` itself divides by the root
+        rows_of_key, rows_of_value = key.flatten(2), value.flatten(2)
+        weights = projection.weigh(tokens, query.flatten(2), lambda mean_query: mean_query * scale, rows_of_key)
+        key_rows, value_rows = (projection(rows, tokens, weights) for rows in (rows_of_key, rows_of_value))
+        key_rows, value_rows = (rows.unflatten(-1, (num_heads, -1)).transpose(1, 2) for rows in (key_rows, value_rows))
+        log_counts = projection.log_counts(tokens, block_size, key.dtype, weights)
     projected = LinformerProjected(key_rows, value_rows, log_counts, tokens.mask, None, None)
 
     def attend_from(query, key, value, projected):
