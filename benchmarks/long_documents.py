@@ -67,17 +67,21 @@ def device_name(device):
 def measure_seconds(task, count):
     """
     Returns seconds per document and MiB above the weights of the three ways to read a document, untrained. A GPU reads 16
-    documents at once, and a CPU one.
+    documents at once, or their pieces. A CPU reads one document at once, or one piece, so that there is no padding.
     """
     documents = [document[: task.max_pieces] for document in task.documents[:count]]
-    size = 16 if task.device.type == "cuda" else 1
+    is_gpu = task.device.type == "cuda"
     pieces = task.new_reader(whole=False).eval()
     readings = {
         "first": (pieces, [document[:1] for document in documents]),
-        "pieces": (pieces, documents),
+        "pieces": (pieces, documents if is_gpu else [piece for document in documents for piece in document.split(1)]),
         "whole": (task.new_reader(whole=True).eval(), documents),
     }
-    return {name: seconds_and_memory(reader, documents, size) for name, (reader, documents) in readings.items()}
+    costs = {}
+    for name, (reader, inputs) in readings.items():
+        seconds, memory = seconds_and_memory(reader, inputs, 16 if is_gpu else 1)
+        costs[name] = (seconds / len(documents), memory)
+    return costs
 
 
 def mean_and_error(values):
