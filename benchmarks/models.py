@@ -213,7 +213,7 @@ class Floor(nn.Module):
     """
     The matrix products of `linformer`, with the same chunks of tokens, into tensors that exist already.
 
-    It reads one document of n tokens, in inference, and n must be a multiple of `block_size`.
+    It reads one document of n tokens, in inference. If n is larger than a chunk or a block, it must be a multiple of it.
     """
 
     def __init__(self, sizes, n, block_size):
@@ -224,9 +224,10 @@ class Floor(nn.Module):
         def tensor(*shape):
             return nn.Parameter(torch.randn(*shape, dtype=dtype) * shape[-1] ** -0.5, requires_grad=False)
 
-        self.layers, self.rows = sizes.num_hidden_layers, min(n, 512) if n >= 2048 else n
+        self.layers, self.rows = sizes.num_hidden_layers, min(n, 512)
         self.size = min(block_size, n) or self.rows
-        blocks, keys = self.rows // self.size, k + (self.size if block_size else 0)
+        # An input of one block has no projected rows
+        blocks, keys = self.rows // self.size, (k if n > block_size else 0) + (self.size if block_size else 0)
         self.X, self.E = tensor(n, d), None if block_size else tensor(k, n)
         self.key, self.value, self.query, self.dense = (tensor(d, d) for _ in range(4))
         self.up, self.down = tensor(d, 4 * d), tensor(4 * d, d)
@@ -257,8 +258,8 @@ class Floor(nn.Module):
 
 
 def floor(sizes, n, block_size):
-    if n % (block_size or 1):
-        raise NotImplementedError("the floor reads a document of complete blocks")
+    if n % min(n, 512) or n % (min(n, block_size) or 1):
+        raise NotImplementedError("the floor reads a document of complete chunks and blocks")
     return Floor(sizes, n, block_size), sizes.num_hidden_layers
 
 

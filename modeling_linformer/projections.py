@@ -12,7 +12,6 @@ In the shapes that comments and docstrings give, b is the batch size, n' the len
 the model reads), d the size of a row, h the number of heads, and m the number of blocks.
 """
 
-import functools
 from typing import NamedTuple
 
 import torch
@@ -171,9 +170,8 @@ def once_per_input(method):
     follow from the tokens, the other arguments, k and the configuration alone, and not from any layer's states.
     """
 
-    @functools.wraps(method)
     def shared(self, tokens, *args):
-        return tokens.once((method.__qualname__, self.projected_dim, *args), lambda: method(self, tokens, *args))
+        return tokens.once((method, self.projected_dim, *args), lambda: method(self, tokens, *args))
 
     return shared
 
