@@ -339,9 +339,12 @@ class LinformerSelfAttention(nn.Module):
         E = shared_projection if self.E is None else self.E
         F = E if self.F is None else self.F
         key = value = weights = None
+        positions = None
+        if relative_attention_bias is not None:
+            positions = RelativePositions(relative_attention_bias, tokens.index, E.window_middles(tokens))
         # The eager kernel returns the weights of rows, too
         if E.has_nothing_to_add(tokens, self.block_size) and self.config._attn_implementation != "eager":
-            positions = RelativePositions(relative_attention_bias, tokens.index, None) if relative_attention_bias else None
+            positions = None if positions is None else positions._replace(middles=None)
             return LinformerProjected(None, None, None, tokens.mask, None, None, positions)
         if E.can_pool_hidden_states(hidden_states, tokens):
             modules = (self.query, self.key, self.value)
@@ -358,9 +361,6 @@ class LinformerSelfAttention(nn.Module):
             value_rows = self.linear_after_projection(self.value, *value_rows)
         log_counts = E.log_counts(tokens, self.block_size, key_rows.dtype, weights)
         key_rows, value_rows = self.split_heads(key_rows), self.split_heads(value_rows)
-        positions = None
-        if relative_attention_bias is not None:
-            positions = RelativePositions(relative_attention_bias, tokens.index, E.window_middles(tokens))
         return LinformerProjected(key_rows, value_rows, log_counts, tokens.mask, key, value, positions)
 
     def forward(

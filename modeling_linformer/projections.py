@@ -204,11 +204,8 @@ class LinformerProjection(nn.Module):
         return None
 
     def has_nothing_to_add(self, tokens, block_size):
-        """
-        Returns whether no row counts in any block, so that they need not be computed. Learned projections are always computed,
-        as data parallelism expects a gradient of each parameter, even if it is 0.
-        """
-        return False
+        """Returns whether no row counts in any block, as there is only one, so that they need not be computed."""
+        return not torch.compiler.is_compiling() and tokens.seq_length <= block_size
 
     def can_pool_hidden_states(self, hidden_states, tokens):
         """Returns whether the projection has `pool_hidden_states`, and whether that costs next to nothing at this length."""
@@ -286,6 +283,10 @@ class LinformerLearnedProjection(LinformerProjection):
         With this factor a step changes a row by at most the learning rate times the largest token, as it does anywhere else.
         """
         return 1 / self.weight.shape[-1]
+
+    def has_nothing_to_add(self, tokens, block_size):
+        # Data parallelism expects a gradient of each parameter, even if it is 0
+        return not torch.is_grad_enabled() and super().has_nothing_to_add(tokens, block_size)
 
     def counts(self, tokens, block_size, dtype, weights=None):
         if not block_size:
@@ -403,9 +404,6 @@ class LinformerMeanPoolProjection(LinformerProjection):
         tokens, or 1 if there are none.
         """
         return tokens.lengths.clamp(2, self.projected_dim) - 1, (tokens.lengths - 1).clamp(min=1)
-
-    def has_nothing_to_add(self, tokens, block_size):
-        return not torch.compiler.is_compiling() and tokens.seq_length <= block_size
 
     def forward(self, rows, tokens, weights=None):
         sums = self.windows(tokens).sum(accumulable(rows))[:, :-1]

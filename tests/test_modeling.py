@@ -1098,28 +1098,26 @@ def test_long_inputs_go_in_chunks_of_whole_blocks_without_gradients(block_size, 
 
 
 @pytest.mark.parametrize("config", [{}, {"relative_attention_num_buckets": 8}, {"projected_dim": 30}], ids=str)
-@pytest.mark.parametrize("projection_type", POOLS)
-def test_an_input_of_one_block_has_no_rows_to_pool(monkeypatch, projection_type, config):
-    model = make_model(projection_type=projection_type, block_size=9, **{"max_position_embeddings": 40} | config)
-    model.set_attn_implementation("eager")  # it returns the weights of the rows, and so pools them
-    inputs = [
-        dict(zip(("input_ids", "attention_mask"), pad_right(x), strict=True)) for x in ([make_ids(9)], [make_ids(7)] * 2)
-    ]
-    batch, mask = pad_right([make_ids(4), make_ids(8)])
-    inputs.append({"input_ids": batch, "attention_mask": mask})
-
-    def outputs():
-        return [model(**each).last_hidden_state for each in inputs]
-
-    wanted = outputs()
+@types
+def test_an_input_of_one_block_has_no_rows(monkeypatch, projection_type, config):
+    model = make_model(projection_type=projection_type, block_size=9, **{"max_position_embeddings": 60} | config)
+    model.set_attn_implementation("eager")  # it returns the weights of the rows, and so computes them
+    batches = [pad_right(sequences) for sequences in ([make_ids(9)], [make_ids(7)] * 2, [make_ids(4), make_ids(8)])]
+    inputs = [{"input_ids": batch, "attention_mask": mask} for batch, mask in batches]
+    wanted = [model(**each).last_hidden_state for each in inputs]
     model.set_attn_implementation("sdpa")
-    monkeypatch.setattr(
-        type(model.encoder.layer[0].attention.self.E), "forward", lambda *args: pytest.fail("rows were pooled")
-    )
-    for actual, expected in zip(outputs(), wanted, strict=True):
-        assert_equal(actual, expected, 1e-5)
-    with pytest.raises(pytest.fail.Exception, match="rows were pooled"):
-        model(make_ids(1, 10))
+    E = model.encoder.layer[0].attention.self.E or model.encoder.E
+    monkeypatch.setattr(type(E), "forward", lambda *args: pytest.fail("rows were computed"))
+    with torch.no_grad():
+        for each, expected in zip(inputs, wanted, strict=True):
+            assert_equal(model(**each).last_hidden_state, expected, 1e-5)
+        with pytest.raises(pytest.fail.Exception, match="rows were computed"):
+            model(make_ids(1, 10))
+    if projection_type in POOLS:
+        model(**inputs[0])
+    else:  # a parameter without a gradient would stop data parallelism
+        with pytest.raises(pytest.fail.Exception, match="rows were computed"):
+            model(**inputs[0])
 
 
 @pytest.mark.parametrize("block_size", [0, 5])
