@@ -974,7 +974,7 @@ def test_output_attentions(sharing, projection_type, block_size):
         ("linear", 6, False, False),
         ("linear", 6, True, True),
         ("linear", 5, False, True),  # the last block is not full
-        ("linear", N, False, True),  # the only block does not need the projected rows
+        ("linear", N, False, False),  # the only block has no projected rows
         ("attention_pool", 6, False, True),
     ],
 )
