@@ -176,8 +176,7 @@ def plot(summaries, path):
             axis.errorbar(seconds, score, error, markerfacecolor=face, linestyle="", **MARKERS[kind])
         if not TASKS[name].higher_is_better:
             axis.invert_yaxis()
-        axis.margins(x=0.1)
-        axis.set_xlim(left=0)
+        axis.set_xlim(0, 1.05 * axis.get_xlim()[1])
     legend = panels[len(summaries)]
     for axis in panels[len(summaries) :]:
         axis.axis("off")
