@@ -14,8 +14,9 @@ by split. A plot has the scores against the seconds per document.
 The Linformer reads the pieces of a document as one sequence: each piece, with its special tokens, is a block, and the k
 projected rows are all that a block sees of the others. So the difference to pieces is what these rows give.
 
-Every finished run is a line in results.jsonl, and is not run again. On a GPU everything is computed in bfloat16, and the
-weights are in float32. `--models seconds` measures time and memory alone.
+Every finished run is a line in results.jsonl, and is not run again. A run that is killed leaves a checkpoint, and the same
+command continues there. On a GPU everything is computed in bfloat16, and the weights are in float32. `--models seconds`
+measures time and memory alone.
 """
 
 import argparse
@@ -212,7 +213,13 @@ def run_task(task, args, path):
         for split in splits
         for model in models
     ]
-    run_missing(wanted, lambda model, split, **_: {"scores": task.run(model, split)}, path, jobs=1)
+
+    def checkpoint(each):
+        return path.with_name("-".join(map(str, each.values())) + ".pt")
+
+    for each in wanted:
+        run_missing([each], lambda **each: {"scores": task.run(each["model"], each["split"], checkpoint(each))}, path, jobs=1)
+        checkpoint(each).unlink(missing_ok=True)  # as the scores are in the file now
     if args.models is None or "seconds" in args.models:
         wanted = [{"task": name, "model": "seconds", "device": device_name(task.device)} | k]
         run_missing(wanted, lambda **_: {"costs": measure_seconds(task, args.timed_documents)}, path, jobs=1)

@@ -13,14 +13,15 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from .reading import Reader, autocast, batches_of, cut_into_pieces, mean_of_documents, read, train
+from .reading import Reader, autocast, batches_of, cut_into_parts, cut_into_pieces, mean_of_documents, read, train
 
 
 class Task:
     """
     Is the base class of the tasks.
 
-    `run(model, split)` trains and judges one model, and returns the scores of the readings that it is judged by:
+    `run(model, split, checkpoint)` trains and judges one model, and returns the scores of the readings that it is judged by.
+    It continues from the file `checkpoint` if a run that was killed left it. The models are:
 
         words: what counts words, without an encoder
         first: the original, trained and judged on the first piece of each document
@@ -34,12 +35,14 @@ class Task:
         max_pieces: longer documents are cut there, for all models.
         epochs, batch_size, learning_rate: the same for all models; the batch size counts documents.
         splits: the number of splits.
+        loss_is_mean: is whether the loss of a batch is the mean over its documents.
     """
 
     models = ("words", "first", "pieces", "whole", "together", "whole_together")
     higher_is_better = True
     max_pieces, batch_size, learning_rate, splits = 8, 16, 1e-4, 5
     kept_pieces = None  # of a document, if more than a model reads at once
+    loss_is_mean = False
 
     def __init__(self, original, tokenizer, data_dir, device, projected_dim):
         self.original, self.tokenizer, self.data_dir, self.device = original, tokenizer, data_dir, device
@@ -68,22 +71,28 @@ class Task:
 
     def batches(self, numbers, split, documents):
         generator = torch.Generator().manual_seed(split)
-        documents = [documents[i] for i in numbers]
-        return [
-            [numbers[i] for i in batch]
-            for _ in range(self.epochs)
-            for batch in batches_of(documents, self.batch_size, generator)
-        ]
+        own = [documents[i] for i in numbers]
+        batches = [batch for _ in range(self.epochs) for batch in batches_of(own, self.batch_size, generator)]
+        return [self.parts_of([numbers[i] for i in batch], documents) for batch in batches]
 
-    def run(self, model, split):
+    def parts_of(self, batch, documents):
+        """
+        Returns the parts in which a batch is trained on. On a CPU, small parts take less memory and have less padding. On a
+        GPU, large ones are faster.
+        """
+        if self.device.type == "cpu" and self.loss_is_mean:
+            return cut_into_parts(batch, documents, self.tokenizer.pad_token_id)
+        return [batch]
+
+    def run(self, model, split, checkpoint):
         torch.manual_seed(split)
-        return self.judge_words(split) if model == "words" else self.train_and_judge(model, split)
+        return self.judge_words(split) if model == "words" else self.train_and_judge(model, split, checkpoint)
 
 
 class Classification(Task):
     """Says what a document is, from the mean of its tokens. The score is the accuracy."""
 
-    metric = "accuracy"
+    metric, loss_is_mean = "accuracy", True
 
     def judge_words(self, split):
         training, judged = self.parts(split)
@@ -99,7 +108,7 @@ class Classification(Task):
         best = max((1, 10, 100), key=lambda C: fitted(C, fifth).score(features[:fifth], known[:fifth]))
         return {"TF-IDF and logistic regression": fitted(best, 0).score(judged_features, answers)}
 
-    def train_and_judge(self, model, split):
+    def train_and_judge(self, model, split, checkpoint):
         reader = self.new_reader(whole=model.startswith("whole"))
         classes = max(self.labels) + 1
         head = nn.Sequential(nn.Dropout(0.1), nn.Linear(self.original.config.hidden_size, classes)).to(self.device)
@@ -115,7 +124,7 @@ class Classification(Task):
                 return mean_of_documents(losses, owner, share, len(batch)).mean()
             return nn.functional.cross_entropy(mean_of_documents(logits, owner, share, len(batch)), labels[batch])
 
-        train(reader, head, loss, self.batches(training, split, documents), self.learning_rate)
+        train(reader, head, loss, self.batches(training, split, documents), self.learning_rate, checkpoint)
 
         @torch.no_grad()
         def accuracies(reader):
@@ -223,7 +232,7 @@ class Retrieval(Task):
         best = pieces.new_full((len(queries), len(means)), -1.0).scatter_reduce(1, owner.expand_as(pieces), pieces, "amax")
         return queries @ means.T, best
 
-    def train_and_judge(self, model, split):
+    def train_and_judge(self, model, split, checkpoint):
         reader = self.new_reader(whole=model == "whole")
         documents = [document[:1] for document in self.documents] if model == "first" else self.documents
         training, judged = self.parts(split)
@@ -247,7 +256,7 @@ class Retrieval(Task):
             similarities = self.similarities(queries, len(batch), *reader([documents[i] for i in batch]))
             return sum(nn.functional.cross_entropy(each / self.temperature, target) for each in similarities)
 
-        train(reader, None, loss, self.batches(training, split, documents), self.learning_rate)
+        train(reader, None, loss, self.batches(training, split, documents), self.learning_rate, checkpoint, generator)
         trained = self.scores(reader, documents, judged)
         if model == "first":
             return {"the first piece, untrained": untrained[0], "the first piece": trained[0]}
@@ -278,7 +287,7 @@ class ReplacedPiece(Contracts):
     training part best.
     """
 
-    metric, models = "accuracy", ("words", "pieces", "whole")
+    metric, models, loss_is_mean = "accuracy", ("words", "pieces", "whole"), True
     kept_pieces, steps, judged_windows = 64, 200, 600
 
     def windows(self, numbers, count, generator):
@@ -341,7 +350,7 @@ class ReplacedPiece(Contracts):
 
         return {"TF-IDF": self.judge_by_similarity(of_documents, training, judged)}
 
-    def train_and_judge(self, model, split):
+    def train_and_judge(self, model, split, checkpoint):
         reader = self.new_reader(whole=model == "whole")
         training, judged = self.made_for(split)
 
@@ -365,8 +374,9 @@ class ReplacedPiece(Contracts):
             return nn.functional.cross_entropy(logits(vectors), training[1][batch])
 
         count = len(training[0])
-        batches = [list(range(i, i + self.batch_size)) for i in range(0, count, self.batch_size)]
-        train(reader, nn.ModuleList([network, of_piece, of_none]), loss, batches, self.learning_rate)
+        starts = range(0, count, self.batch_size)
+        batches = [self.parts_of(list(range(i, i + self.batch_size)), training[0]) for i in starts]
+        train(reader, nn.ModuleList([network, of_piece, of_none]), loss, batches, self.learning_rate, checkpoint)
         with torch.no_grad():
             score = (logits(read_documents(judged[0])).argmax(-1) == judged[1]).float().mean().item()
         return {name: score, f"{name}, untrained": untrained}
@@ -407,7 +417,7 @@ class MaskedWords(Task):
         answers = torch.cat([answers[answers >= 0] for _, answers in self.judged_documents(split)])
         return {"how frequent words are": (counts.sum() / counts)[answers].log().mean().exp().item()}
 
-    def train_and_judge(self, model, split):
+    def train_and_judge(self, model, split, checkpoint):
         reader = self.new_reader(whole=model == "whole")
         d = self.original.config.hidden_size
         head = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.LayerNorm(d)).to(self.device)
@@ -428,7 +438,8 @@ class MaskedWords(Task):
         def loss(batch):
             return losses(reader, [self.masked(self.documents[i], generator) for i in batch]).mean()
 
-        train(reader, nn.ModuleList([head, bias]), loss, self.batches(training, split, self.documents), self.learning_rate)
+        batches = self.batches(training, split, self.documents)
+        train(reader, nn.ModuleList([head, bias]), loss, batches, self.learning_rate, checkpoint, generator)
         judged = self.judged_documents(split)
 
         @torch.no_grad()

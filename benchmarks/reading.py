@@ -3,6 +3,7 @@
 """How an encoder reads long documents: in pieces of 512 tokens, or, as a Linformer, complete. Also how it is trained to."""
 
 import copy
+import os
 import time
 
 import torch
@@ -14,6 +15,7 @@ from transformers_linformer import convert_to_linformer
 
 
 PIECE = 512
+SECONDS_BETWEEN_CHECKPOINTS = 300
 
 
 def cut_into_pieces(tokens, tokenizer, max_pieces):
@@ -114,10 +116,31 @@ def batches_of(documents, size, generator):
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
 
-def train(reader, head, loss, batches, learning_rate):
+def cut_into_parts(batch, documents, pad_token_id, pieces=8):
     """
-    Trains a reader and the module `head`, or None, with AdamW, by `loss(batch)` of each of the batches. The learning rate,
-    which is 1e-3 for the new head, rises during the first tenth of the steps, and falls linearly to 0 after it.
+    Cuts a batch of numbers of documents into parts of documents of about the same length. A part has no more than so many
+    pieces, or it is one document.
+    """
+    parts, count = [], pieces
+    for i in sorted(batch, key=lambda i: int((documents[i] != pad_token_id).sum())):
+        count += len(documents[i])
+        if count > pieces:
+            parts.append([])
+            count = len(documents[i])
+        parts[-1].append(i)
+    return parts
+
+
+def train(reader, head, loss, batches, learning_rate, checkpoint, generator=None):
+    """
+    Trains a reader and the module `head`, or None, with AdamW. The learning rate, which is 1e-3 for the new head, rises during
+    the first tenth of the steps, and falls linearly to 0 after it.
+
+    Each of the batches is a list of parts, and `loss(part)` is the mean over the documents of a part. So the gradients of the
+    parts, weighted by their sizes, add up to those of the batch, and no more than a part has to fit into memory.
+
+    The state is saved to the file `checkpoint` from time to time. If it exists, training continues there, with the same random
+    numbers, which are those of torch and of `generator`, if `loss` uses one.
     """
     groups = [{"params": list(reader.parameters())}]
     if head is not None:
@@ -126,14 +149,35 @@ def train(reader, head, loss, batches, learning_rate):
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, weight_decay=0.01, fused=True)
     schedule = get_linear_schedule_with_warmup(optimizer, len(batches) // 10, len(batches))
     model = nn.ModuleList([reader] if head is None else [reader, head]).train()
-    for batch in tqdm(batches, desc="training", mininterval=10):
-        with autocast(reader.device):
-            value = loss(batch)
-        value.backward()
+    kept = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    generators = [torch.default_generator] if generator is None else [torch.default_generator, generator]
+    if reader.device.type == "cuda":
+        generators.append(torch.cuda.default_generators[torch.cuda.current_device()])
+    first = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        first = state["steps"]
+        for name, each in kept.items():
+            each.load_state_dict(state[name])
+        for each, random_state in zip(generators, state["generators"], strict=True):
+            each.set_state(random_state)
+    saved = time.monotonic()
+    for step in tqdm(range(first, len(batches)), desc="training", mininterval=10, initial=first, total=len(batches)):
+        size = sum(map(len, batches[step]))
+        for part in batches[step]:
+            with autocast(reader.device):
+                value = loss(part) * (len(part) / size)
+            value.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
+        if time.monotonic() - saved >= SECONDS_BETWEEN_CHECKPOINTS:
+            state = {name: each.state_dict() for name, each in kept.items()}
+            state |= {"steps": step + 1, "generators": [each.get_state() for each in generators]}
+            torch.save(state, f"{checkpoint}.new")
+            os.replace(f"{checkpoint}.new", checkpoint)  # so that a run that is killed here loses nothing
+            saved = time.monotonic()
     model.eval()
 
 
