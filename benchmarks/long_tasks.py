@@ -35,7 +35,7 @@ class Task:
         max_pieces: longer documents are cut there, for all models.
         epochs, batch_size, learning_rate: the same for all models; the batch size counts documents.
         splits: the number of splits.
-        loss_is_mean: is whether the loss of a batch is the mean over its documents.
+        loss_is_mean: whether the loss of a batch is the mean over its documents, so that it can be computed in parts.
     """
 
     models = ("words", "first", "pieces", "whole", "together", "whole_together")

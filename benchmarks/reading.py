@@ -136,8 +136,8 @@ def train(reader, head, loss, batches, learning_rate, checkpoint, generator=None
     Trains a reader and the module `head`, or None, with AdamW. The learning rate, which is 1e-3 for the new head, rises during
     the first tenth of the steps, and falls linearly to 0 after it.
 
-    Each of the batches is a list of parts, and `loss(part)` is the mean over the documents of a part. So the gradients of the
-    parts, weighted by their sizes, add up to those of the batch, and no more than a part has to fit into memory.
+    Each of the batches is a list of parts, of which one at a time is in memory. If there are several, `loss(part)` has to be
+    the mean over the documents of a part. Weighted by the parts' sizes, the gradients add up to those of the batch.
 
     The state is saved to the file `checkpoint` from time to time. If it exists, training continues there, with the same random
     numbers, which are those of torch and of `generator`, if `loss` uses one.
