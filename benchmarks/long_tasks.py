@@ -35,14 +35,14 @@ class Task:
         max_pieces: longer documents are cut there, for all models.
         epochs, batch_size, learning_rate: the same for all models; the batch size counts documents.
         splits: the number of splits.
-        loss_is_mean: whether the loss of a batch is the mean over its documents, so that it can be computed in parts.
+        in_parts: whether the losses of a document do not depend on its batch, so that a batch can be computed in parts.
     """
 
     models = ("words", "first", "pieces", "whole", "together", "whole_together")
     higher_is_better = True
     max_pieces, batch_size, learning_rate, splits = 8, 16, 1e-4, 5
     kept_pieces = None  # of a document, if more than a model reads at once
-    loss_is_mean = False
+    in_parts = False
 
     def __init__(self, original, tokenizer, data_dir, device, projected_dim):
         self.original, self.tokenizer, self.data_dir, self.device = original, tokenizer, data_dir, device
@@ -80,7 +80,7 @@ class Task:
         Returns the parts in which a batch is trained on. On a CPU, small parts take less memory and have less padding. On a
         GPU, large ones are faster.
         """
-        if self.device.type == "cpu" and self.loss_is_mean:
+        if self.device.type == "cpu" and self.in_parts:
             return cut_into_parts(batch, documents, self.tokenizer.pad_token_id)
         return [batch]
 
@@ -92,7 +92,7 @@ class Task:
 class Classification(Task):
     """Says what a document is, from the mean of its tokens. The score is the accuracy."""
 
-    metric, loss_is_mean = "accuracy", True
+    metric, in_parts = "accuracy", True
 
     def judge_words(self, split):
         training, judged = self.parts(split)
@@ -116,15 +116,16 @@ class Classification(Task):
         documents = [document[:1] for document in self.documents] if model == "first" else self.documents
         training, judged = self.parts(split)
 
-        def loss(batch):
-            vectors, owner, share = reader([documents[i] for i in batch])
+        def losses(part):
+            vectors, owner, share = reader([documents[i] for i in part])
             logits = head(vectors)
             if model in ("pieces", "whole"):  # each piece is to say by itself what the document is
-                losses = nn.functional.cross_entropy(logits.float(), labels[batch][owner], reduction="none")
-                return mean_of_documents(losses, owner, share, len(batch)).mean()
-            return nn.functional.cross_entropy(mean_of_documents(logits, owner, share, len(batch)), labels[batch])
+                of_pieces = nn.functional.cross_entropy(logits.float(), labels[part][owner], reduction="none")
+                return mean_of_documents(of_pieces, owner, share, len(part))
+            means = mean_of_documents(logits, owner, share, len(part))
+            return nn.functional.cross_entropy(means, labels[part], reduction="none")
 
-        train(reader, head, loss, self.batches(training, split, documents), self.learning_rate, checkpoint)
+        train(reader, head, losses, self.batches(training, split, documents), self.learning_rate, checkpoint)
 
         @torch.no_grad()
         def accuracies(reader):
@@ -242,7 +243,7 @@ class Retrieval(Task):
         queries_of = {i: [q for q, about in enumerate(self.about) if about == i] for i in training}
         generator = torch.Generator().manual_seed(split)
 
-        def loss(batch):
+        def losses(batch):
             # Four queries of each document at most
             chosen = [
                 (queries_of[i][j], place)
@@ -250,13 +251,14 @@ class Retrieval(Task):
                 for j in torch.randperm(len(queries_of[i]), generator=generator)[:4].tolist()
             ]
             if not chosen:  # some meetings have general queries only
-                return 0 * next(reader.parameters()).sum()
+                return 0 * next(reader.parameters()).sum().unsqueeze(0)
             queries = reader([self.pieces_of_queries[q] for q, _ in chosen])[0]
             target = torch.tensor([place for _, place in chosen], device=self.device)
             similarities = self.similarities(queries, len(batch), *reader([documents[i] for i in batch]))
-            return sum(nn.functional.cross_entropy(each / self.temperature, target) for each in similarities)
+            of_both = (each / self.temperature for each in similarities)
+            return sum(nn.functional.cross_entropy(each, target, reduction="none") for each in of_both)
 
-        train(reader, None, loss, self.batches(training, split, documents), self.learning_rate, checkpoint, generator)
+        train(reader, None, losses, self.batches(training, split, documents), self.learning_rate, checkpoint, generator)
         trained = self.scores(reader, documents, judged)
         if model == "first":
             return {"the first piece, untrained": untrained[0], "the first piece": trained[0]}
@@ -287,7 +289,7 @@ class ReplacedPiece(Contracts):
     training part best.
     """
 
-    metric, models, loss_is_mean = "accuracy", ("words", "pieces", "whole"), True
+    metric, models, in_parts = "accuracy", ("words", "pieces", "whole"), True
     kept_pieces, steps, judged_windows = 64, 200, 600
 
     def windows(self, numbers, count, generator):
@@ -369,14 +371,14 @@ class ReplacedPiece(Contracts):
             hidden = network(torch.cat([own, others, own * others, (own - others).abs()], dim=-1))
             return torch.cat([of_piece(hidden).squeeze(-1), of_none(hidden.mean(1))], dim=-1).float()
 
-        def loss(batch):
-            vectors = reader([training[0][i] for i in batch])[0].unflatten(0, (len(batch), -1))
-            return nn.functional.cross_entropy(logits(vectors), training[1][batch])
+        def losses(part):
+            vectors = reader([training[0][i] for i in part])[0].unflatten(0, (len(part), -1))
+            return nn.functional.cross_entropy(logits(vectors), training[1][part], reduction="none")
 
         count = len(training[0])
         starts = range(0, count, self.batch_size)
         batches = [self.parts_of(list(range(i, i + self.batch_size)), training[0]) for i in starts]
-        train(reader, nn.ModuleList([network, of_piece, of_none]), loss, batches, self.learning_rate, checkpoint)
+        train(reader, nn.ModuleList([network, of_piece, of_none]), losses, batches, self.learning_rate, checkpoint)
         with torch.no_grad():
             score = (logits(read_documents(judged[0])).argmax(-1) == judged[1]).float().mean().item()
         return {name: score, f"{name}, untrained": untrained}
@@ -389,7 +391,7 @@ class MaskedWords(Task):
     The head of the masked-LM is new, as sentence encoders have none. Its output matrix is that of the embeddings.
     """
 
-    metric, models, higher_is_better = "perplexity", ("words", "pieces", "whole"), False
+    metric, models, higher_is_better, in_parts = "perplexity", ("words", "pieces", "whole"), False, True
     epochs, batch_size, learning_rate, splits, judged = 3, 8, 2e-4, 3, 80
 
     def __init__(self, *args):
@@ -425,7 +427,7 @@ class MaskedWords(Task):
         training = self.parts(split)[0]
         generator = torch.Generator().manual_seed(split)
 
-        def losses(reader, masked):
+        def losses_of(reader, masked):
             documents, answers = zip(*masked, strict=True)
             hidden, mask = reader.hidden_states(documents)
             answers = torch.cat(answers)[:, : mask.shape[1]].flatten()
@@ -435,18 +437,18 @@ class MaskedWords(Task):
             logits = nn.functional.linear(rows, words, bias[0])
             return nn.functional.cross_entropy(logits.float(), answers[places].to(self.device), reduction="none")
 
-        def loss(batch):
-            return losses(reader, [self.masked(self.documents[i], generator) for i in batch]).mean()
+        def losses(part):
+            return losses_of(reader, [self.masked(self.documents[i], generator) for i in part])
 
         batches = self.batches(training, split, self.documents)
-        train(reader, nn.ModuleList([head, bias]), loss, batches, self.learning_rate, checkpoint, generator)
+        train(reader, nn.ModuleList([head, bias]), losses, batches, self.learning_rate, checkpoint, generator)
         judged = self.judged_documents(split)
 
         @torch.no_grad()
         def perplexity(reader):
             reader.eval()
             with autocast(self.device):
-                parts = [losses(reader, judged[start : start + 8]) for start in range(0, len(judged), 8)]
+                parts = [losses_of(reader, judged[start : start + 8]) for start in range(0, len(judged), 8)]
             return torch.cat(parts).mean().exp().item()
 
         if model == "whole":

@@ -131,16 +131,16 @@ def cut_into_parts(batch, documents, pad_token_id, pieces=8):
     return parts
 
 
-def train(reader, head, loss, batches, learning_rate, checkpoint, generator=None):
+def train(reader, head, losses, batches, learning_rate, checkpoint, generator=None):
     """
     Trains a reader and the module `head`, or None, with AdamW. The learning rate, which is 1e-3 for the new head, rises during
     the first tenth of the steps, and falls linearly to 0 after it.
 
-    Each of the batches is a list of parts, of which one at a time is in memory. If there are several, `loss(part)` has to be
-    the mean over the documents of a part. Weighted by the parts' sizes, the gradients add up to those of the batch.
+    Each of the batches is a list of parts, of which one at a time is in memory. `losses(part)` returns one loss for each of a
+    part's documents, queries or masked tokens, (any number,). A step minimises the mean of all losses of its batch.
 
     The state is saved to the file `checkpoint` from time to time. If it exists, training continues there, with the same random
-    numbers, which are those of torch and of `generator`, if `loss` uses one.
+    numbers, which are those of torch and of `generator`, if `losses` uses one.
     """
     groups = [{"params": list(reader.parameters())}]
     if head is not None:
@@ -163,11 +163,15 @@ def train(reader, head, loss, batches, learning_rate, checkpoint, generator=None
             each.set_state(random_state)
     saved = time.monotonic()
     for step in tqdm(range(first, len(batches)), desc="training", mininterval=10, initial=first, total=len(batches)):
-        size = sum(map(len, batches[step]))
+        count = 0
         for part in batches[step]:
             with autocast(reader.device):
-                value = loss(part) * (len(part) / size)
-            value.backward()
+                values = losses(part)
+            values.sum().backward()
+            count += len(values)
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad /= count
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
