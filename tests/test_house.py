@@ -12,7 +12,7 @@ PACKAGES = ("configuration_linformer", "modeling_linformer", "transformers_linfo
 # What a command or a benchmark may share with the others of its kind
 SHARED = (
     "transformers_linformer.commands.steps",
-    *(f"benchmarks.{name}" for name in ("long_tasks", "memory", "models", "reading", "runs")),
+    *(f"benchmarks.{name}" for name in ("attention_dropout", "long_tasks", "memory", "models", "reading", "runs")),
 )
 
 
