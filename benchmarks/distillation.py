@@ -27,7 +27,7 @@ from transformers_linformer.similarity import last_hidden_states, similarity
 from transformers_linformer.tables import markdown_table
 from transformers_linformer.text import first_sequences, load_texts
 
-from .runs import run_command, run_missing
+from .runs import keep_inputs, run_command, run_missing
 
 
 BATCH_SIZE = 4
@@ -106,6 +106,8 @@ def main():
     args = parse_arguments()
     n = args.max_seq_length
     args.output_dir.mkdir(parents=True, exist_ok=True)
+    texts = ("dataset_name", "dataset_config_name", "other_dataset_name", "max_seq_length", "max_samples")
+    keep_inputs(args.output_dir, **{name: getattr(args, name) for name in ("model_name_or_path", *texts)})
     original = AutoModel.from_pretrained(args.model_name_or_path).eval()
     tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
     datasets = {"same": (args.dataset_name, args.dataset_config_name)}

@@ -34,7 +34,7 @@ from transformers_linformer import convert_to_linformer
 from transformers_linformer.loading import max_input_length
 from transformers_linformer.tables import markdown_table
 
-from .runs import run_command, run_missing
+from .runs import keep_inputs, run_command, run_missing
 
 
 # The random generator belongs to the process, so only one run at a time may seed it and draw from it
@@ -224,6 +224,7 @@ def make_table(results):
 def main():
     args = parse_arguments()
     args.output_dir.mkdir(parents=True, exist_ok=True)
+    keep_inputs(args.output_dir, model_name_or_path=args.model_name_or_path, data_dir=args.data_dir)
     fine_tuning = FineTuning(args.model_name_or_path, args.output_dir, args.data_dir, args.jobs)
     originals, linformers = [], []
     for task, seed, model in product(args.tasks, args.seeds, args.models):

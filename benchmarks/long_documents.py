@@ -32,7 +32,7 @@ from transformers_linformer.tables import markdown_table
 
 from .long_tasks import TASKS
 from .reading import seconds_and_memory
-from .runs import read_results, run_missing
+from .runs import keep_inputs, read_results, run_missing
 
 
 # How the plot shows the readings, by the beginnings of their names
@@ -228,6 +228,7 @@ def run_task(task, args, path):
 def main():
     args = parse_arguments()
     args.output_dir.mkdir(parents=True, exist_ok=True)
+    keep_inputs(args.output_dir, model_name_or_path=args.model_name_or_path, data_dir=args.data_dir)
     device = torch.device(args.device)
     original = AutoModel.from_pretrained(args.model_name_or_path, dtype=torch.float32).to(device)
     tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)

@@ -32,7 +32,7 @@ from transformers_linformer import convert_to_linformer
 from transformers_linformer.tables import markdown_table
 
 from .reading import PIECE
-from .runs import run_missing
+from .runs import keep_inputs, run_missing
 
 
 def parse_arguments():
@@ -177,6 +177,7 @@ def make_table(results):
 def main():
     args = parse_arguments()
     args.output_dir.mkdir(parents=True, exist_ok=True)
+    keep_inputs(args.output_dir, model_name_or_path=args.model_name_or_path, dataset_name=args.dataset_name)
     torch.set_num_threads(1)
     readings = ["pieces, the first", "pieces, averaged", "pieces, the best", *args.linformers]
     common = {"max_seq_length": args.max_seq_length, "projection_type": args.projection_type}

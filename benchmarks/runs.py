@@ -38,6 +38,26 @@ def read_results(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
+def keep_inputs(output_dir, **inputs):
+    """
+    Keeps in the file inputs.json what all results of a folder are of, such as the name of a model. Paths are made absolute.
+
+    Raises `SystemExit` if the folder has files that were made of other inputs, because they would be taken for those of these.
+    """
+    paths = {name: Path(value) for name, value in inputs.items() if isinstance(value, (str, Path))}
+    inputs |= {name: str(each.resolve() if each.exists() else each) for name, each in paths.items()}
+    path = output_dir / "inputs.json"
+    made = any(each != path for each in output_dir.iterdir())  # or else a first call may have been mistyped
+    kept = json.loads(path.read_text(encoding="utf-8")) if made and path.exists() else {}
+    for name, value in inputs.items():
+        if kept.setdefault(name, value) != value:
+            raise SystemExit(
+                f"The files in {output_dir} are of `--{name} {kept[name]}`, and not of {value}: give another `--output_dir`."
+                f" If it is the same and was only moved, change its path in {path}."
+            )
+    path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
 def run_missing(wanted, run, path, jobs):
     """
     Runs what the file at `path` does not hold yet, `jobs` runs at a time, and returns all results.

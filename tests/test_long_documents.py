@@ -9,6 +9,7 @@ from benchmarks import reading
 from benchmarks.long_documents import summarise
 from benchmarks.long_tasks import MovieReviews
 from benchmarks.reading import PIECE, Reader, batches_of, cut_into_parts, mean_of_documents, train
+from benchmarks.runs import keep_inputs
 
 
 PAD = 0
@@ -108,6 +109,21 @@ def test_parts_train_as_the_batch_does(tmp_path):
         # A softmax does not change with the bias of all keys: its gradient is rounding, which Adam makes steps of
         if not name.endswith("key.bias"):
             torch.testing.assert_close(parts[name], batches[name], atol=1e-3, rtol=1e-3)
+
+
+def test_results_of_another_encoder_are_not_taken_for_those_of_this(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("encoder", "other", "results"):
+        (tmp_path / name).mkdir()
+    folder = tmp_path / "results"
+    keep_inputs(folder, model_name_or_path="mistyped", max_samples=4)
+    keep_inputs(folder, model_name_or_path="encoder", max_samples=4)
+    (folder / "results.jsonl").touch()
+    keep_inputs(folder, model_name_or_path=tmp_path / "encoder", max_samples=4)
+    with pytest.raises(SystemExit, match="--model_name_or_path .*encoder`, and not of .*other: give another `--output_dir`"):
+        keep_inputs(folder, model_name_or_path="other", max_samples=4)
+    with pytest.raises(SystemExit, match="--max_samples 4`, and not of 5"):
+        keep_inputs(folder, model_name_or_path="encoder", max_samples=5)
 
 
 def test_differences_are_paired_by_split():
