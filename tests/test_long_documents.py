@@ -2,14 +2,15 @@
 
 import pytest
 import torch
+from processes import ROOT
 from torch import nn
 from transformers import BertConfig, BertModel
 
 from benchmarks import reading
-from benchmarks.long_documents import summarise
-from benchmarks.long_tasks import MovieReviews
+from benchmarks.long_documents import make_table, summarise
+from benchmarks.long_tasks import TASKS, MovieReviews
 from benchmarks.reading import PIECE, Reader, batches_of, cut_into_parts, mean_of_documents, train
-from benchmarks.runs import keep_inputs
+from benchmarks.runs import keep_inputs, read_results
 
 
 PAD = 0
@@ -138,3 +139,10 @@ def test_differences_are_paired_by_split():
     assert rows["complete"]["difference"] == pytest.approx((0.1, 0), abs=1e-9)
     assert rows["complete"]["score"] == pytest.approx((0.75, 0.05))
     assert "difference" not in rows["pieces"]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_documentation_has_the_table_of_the_results(name):
+    results = read_results(ROOT / "benchmarks" / "results" / "long_documents.jsonl")
+    rows = summarise(TASKS[name], [result for result in results if result["task"] == name])
+    assert make_table(TASKS[name], rows) in (ROOT / "docs" / "measurements.md").read_text(encoding="utf-8")
