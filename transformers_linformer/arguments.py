@@ -14,9 +14,10 @@ from pathlib import Path
 import datasets
 import torch
 import transformers
+from torch.utils.checkpoint import checkpoint
 from transformers import HfArgumentParser, TrainingArguments
 
-from .errors import UsageError, did_you_mean, file_error
+from .errors import UsageError, did_you_mean, file_error, first_line
 
 
 # Of all other metrics more is better
@@ -35,7 +36,9 @@ LEAST = {
     "per_device_train_batch_size": 1,
     "per_device_eval_batch_size": 1,
     "gradient_accumulation_steps": 1,
+    "eval_accumulation_steps": 1,
     "dataloader_num_workers": 0,
+    "dataloader_prefetch_factor": 1,
     "num_train_epochs": 0,
     "logging_steps": 0,
     "save_steps": 0,
@@ -44,6 +47,19 @@ LEAST = {
 }
 # What some of them must be less than
 BOUND = {"seed": 2**32, "label_smoothing_factor": 1, "adam_beta1": 1, "adam_beta2": 1}
+
+LEAVE_OUT = "leave it out"
+# Arguments of Trainer that the commands cannot honour: the value that is taken, what any other one would do, and the cure
+ONLY = {
+    "prediction_loss_only": (False, "leaves no predictions, of which the metrics are computed", LEAVE_OUT),
+    "eval_do_concat_batches": (True, "leaves the predictions in pieces, of which no metric is computed", LEAVE_OUT),
+    "batch_eval_metrics": (False, "is for metrics of single batches, and these are of all rows", LEAVE_OUT),
+    "label_names": (["labels"], "hides the labels from Trainer, which the commands call `labels`", LEAVE_OUT),
+    "use_liger_kernel": (False, "has kernels for decoders alone", LEAVE_OUT),
+    "debug": ([], "does not work with masks, nor without a TPU", "leave it out: a run that diverges ends, and names the step"),
+}
+# Arguments that mean something to the processes that load data, of which there are none by default
+FOR_WORKERS = ("dataloader_persistent_workers", "dataloader_multiprocessing_context")
 
 # What to do where earlier versions of transformers had an argument
 INSTEAD = {
@@ -74,11 +90,17 @@ def parse_arguments(argv, argument_classes, description):
                 word = next((word for word in unknown if word.startswith("--")), unknown[0]).partition("=")[0]
                 raise UsageError(f"there is no argument {word}.{hint_at_argument(word, names)}")
     except (ValueError, ImportError) as error:  # the second of a library that an argument needs
-        raise UsageError(("" if file is None else f"{file}: ") + " ".join(str(error).split())) from error
+        message = " ".join(str(error).split())
+        if "process group has not been initialized" in message:
+            message = f"--ddp_backend is for several processes: start them by torchrun, or {LEAVE_OUT}."
+        raise UsageError(("" if file is None else f"{file}: ") + message) from error
+    except (TypeError, OSError) as error:  # of a dictionary or a file of settings, which nothing else looks into
+        raise UsageError(f"--accelerator_config: {file_error(error) or first_line(error)}") from error
     for arguments in parsed:
         if isinstance(arguments, TrainingArguments):
             check_numbers(arguments)
             check_compile_mode(arguments)
+            check_trainer_arguments(arguments)
     return tuple(parsed)
 
 
@@ -177,6 +199,25 @@ def check_compile_mode(training_args):
     mode = training_args.torch_compile_mode
     if mode is not None and mode not in (modes := torch._inductor.list_mode_options()):
         raise UsageError(f"--torch_compile_mode {mode} is none of {', '.join(modes)}.{did_you_mean(mode, modes)}")
+
+
+def check_trainer_arguments(training_args):
+    """Raises `UsageError` for arguments of Trainer that would make results incomplete, or end in an exception."""
+    for name, (taken, effect, cure) in ONLY.items():
+        value = getattr(training_args, name)
+        if value is not None and value != taken:
+            words = " ".join(getattr(each, "value", each) for each in value) if isinstance(value, list) else value
+            raise UsageError(f"--{name} {words} {effect}: {cure}.")
+    for name in FOR_WORKERS:
+        if getattr(training_args, name, None) and training_args.dataloader_num_workers == 0:
+            raise UsageError(f"--{name} {getattr(training_args, name)} needs --dataloader_num_workers 1, or more.")
+    for name in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
+        options = {"use_reentrant": False} | (getattr(training_args, name, None) or {})
+        try:
+            checkpoint(torch.sin, torch.zeros(1, requires_grad=True), **options)
+        except (ValueError, TypeError) as error:
+            cure = 'give {"use_reentrant": false} or {"use_reentrant": true}'
+            raise UsageError(f"--{name} {json.dumps(options)} is not what torch.utils.checkpoint takes: {cure}.") from error
 
 
 def check_best_metric(training_args, names):
@@ -373,5 +414,7 @@ def check_training_arguments(data_args, training_args):
     """Refuses arguments of training on text that leave nothing to do, or that contradict each other."""
     if not (training_args.do_train or training_args.do_eval):
         raise UsageError("there is nothing to do: give --do_train, --do_eval, or both.")
+    if training_args.do_predict:
+        raise UsageError("--do_predict is for linformer-glue, as this command has nothing to predict: leave it out.")
     if data_args.streaming and training_args.do_train and training_args.max_steps <= 0:
         raise UsageError("--streaming needs --max_steps: a stream has no length, so its epochs cannot be counted.")

@@ -2,19 +2,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Trainer of the commands: several processes can share a sequence, and model cards say what the model is."""
 
+import contextlib
 import functools
 import math
 import os
 from pathlib import Path
 
+import numpy as np
+import torch
 import transformers
 from torch.distributed.device_mesh import init_device_mesh
 from transformers import EarlyStoppingCallback, Trainer, TrainerState
 
 from modeling_linformer.projections import LinformerLearnedProjection
 
-from .checkpoints import write_checksums
+from .checkpoints import last_complete_checkpoint, write_checksums
 from .errors import UsageError, first_line
+from .loading import check_finite
 from .model_card import write_training_card
 
 
@@ -30,7 +34,8 @@ class LinformerTrainer(Trainer):
     evaluations, if they are not to be those of `data_collator`.
 
     A run that was killed ends with the same weights as one that was not: early stopping keeps its patience, no step is
-    taken after the last one, and checkpoints have checksums. A metric that fails does not end training.
+    taken after the last one, and checkpoints have checksums. A metric that fails does not end training, and a loss or weights
+    that are not finite do. Evaluations read all rows, also where training drops incomplete batches.
     """
 
     # Whether each process gets only its part of the inputs
@@ -47,6 +52,8 @@ class LinformerTrainer(Trainer):
         self.card = card
         self.eval_data_collator = eval_data_collator or self.data_collator
         self.args.restore_callback_states_from_checkpoint = True
+        if self.accelerator.scaler is None:  # which skips steps whose loss overflows float16
+            self.args.logging_nan_inf_filter = False  # it would log other losses in place of those that are not finite
         if self.compute_metrics is not None:
             self.compute_metrics = self.without_failure(self.compute_metrics)
         self.processes_per_sequence = sequence_parallel_size
@@ -106,12 +113,32 @@ class LinformerTrainer(Trainer):
         inputs = super()._prepare_inputs(inputs)
         return self.model.shard_inputs(inputs) if self.shards_inputs and self.processes_per_sequence > 1 else inputs
 
+    def get_train_dataloader(self):
+        loader = super().get_train_dataloader()
+        if self.args.dataloader_drop_last and hasattr(loader.dataset, "__len__") and len(loader) == 0:
+            raise UsageError(
+                f"--dataloader_drop_last leaves nothing to train on, as {len(loader.dataset)} rows are less than one batch:"
+                " leave it out, or lower --per_device_train_batch_size."
+            )
+        return loader
+
     def get_eval_dataloader(self, *args, **kwargs):
-        collator, self.data_collator = self.data_collator, self.eval_data_collator
-        try:
+        with self.reading_all_rows():
             return super().get_eval_dataloader(*args, **kwargs)
+
+    def get_test_dataloader(self, *args, **kwargs):
+        with self.reading_all_rows():
+            return super().get_test_dataloader(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def reading_all_rows(self):
+        """Has data loaders that are made meanwhile read all rows, with the collator of evaluations."""
+        collator, drop_last = self.data_collator, self.args.dataloader_drop_last
+        self.data_collator, self.args.dataloader_drop_last = self.eval_data_collator, False
+        try:
+            yield
         finally:
-            self.data_collator = collator
+            self.data_collator, self.args.dataloader_drop_last = collator, drop_last
 
     def get_batch_samples(self, *args, **kwargs):
         # Each of the processes that share a sequence counted the tokens to predict of the whole sequence
@@ -121,7 +148,48 @@ class LinformerTrainer(Trainer):
     def evaluation_loop(self, *args, **kwargs):
         if self.processes_per_sequence > 1:
             self.gather_function = self.gather_sequences
-        return super().evaluation_loop(*args, **kwargs)
+        output = super().evaluation_loop(*args, **kwargs)
+        # In training, the loss of the next step tells
+        if not self.is_in_train and output.predictions is not None and not np.isfinite(output.predictions).all():
+            if self.args.do_train:
+                self.end_diverged("what the model answers is not finite")
+            raise UsageError("what the model answers is not finite: name an earlier checkpoint, or give --dtype float32.")
+        return output
+
+    def _maybe_log_save_evaluate(self, tr_loss, *args, **kwargs):
+        scaler = self.accelerator.scaler
+        if scaler is None:  # all processes have to see it, or the others would wait for the one that ends
+            is_finite = bool(self.accelerator.gather(tr_loss.detach()).isfinite().all())
+        else:  # it halves its scale where it skips a step, and no number that is finite needs so many halves
+            is_finite = not scaler.is_enabled() or scaler.get_scale() >= torch.finfo(torch.float16).tiny
+        if not is_finite:
+            self.control.should_log, self.control.should_evaluate, self.control.should_save = True, False, False
+        elif self.control.should_evaluate or self.control.should_save:
+            self.check_weights()
+        super()._maybe_log_save_evaluate(tr_loss, *args, **kwargs)
+        if not is_finite:
+            self.end_diverged("the loss is not finite")
+
+    def check_weights(self):
+        """Raises `UsageError` if training has made weights that are not finite."""
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # no process has a complete tensor
+            return
+        try:
+            check_finite({name: tensor for name, tensor in self.model.named_parameters() if tensor.requires_grad})
+        except ValueError:
+            self.end_diverged("the weights are not finite")
+
+    def end_diverged(self, what):
+        """Saves the state, whose log says how it came to this, and raises the `UsageError` that ends the run."""
+        self.save_state()
+        checkpoint = last_complete_checkpoint(self.args.output_dir)
+        kept = "There is no checkpoint from before."
+        if checkpoint is not None:
+            kept = f"The last checkpoint with finite weights is {checkpoint}."
+        raise UsageError(
+            f"training has diverged: at step {self.state.global_step}, {what}. Give a lower --learning_rate than"
+            f" {self.args.learning_rate:g}, and another --output_dir. {kept}"
+        )
 
     def gather_sequences(self, tensor):
         """Does what `gather_for_metrics` does, one row per sequence, although no process has a whole sequence."""
@@ -229,6 +297,7 @@ def train(trainer, checkpoint, run):
         logger.info(f"Going on from {checkpoint}")
         steps_before = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json")).global_step
     result = trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.check_weights()
     if trainer.state.global_step == steps_before:  # so that Trainer's loss is 0
         result.metrics["train_loss"] = trainer.state.log_history[-1]["train_loss"] = logged_loss(trainer.state.log_history)
     trainer.save_model(_internal_call=True)  # and pushes nothing yet, as a push may fail

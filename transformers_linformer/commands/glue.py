@@ -284,6 +284,11 @@ def fine_tune(model_args, data_args, training_args):
         is_typed=not any(str(path).endswith((".csv", ".tsv")) for path in data_args.files.values()),
         is_learned=training_args.do_train,
     )
+    if training_args.label_smoothing_factor and labels.problem_type != SINGLE_LABEL:
+        raise UsageError(
+            f"--label_smoothing_factor {training_args.label_smoothing_factor} is for single classes, and the labels are for"
+            f" {labels.problem_type}: leave it out."
+        )
     names = "" if labels.problem_type == REGRESSION else f" with {', '.join(labels.names)}"
     logger.info(f"Texts from {' and '.join(columns)}, labels from {data_args.label_column}: {labels.problem_type}{names}")
     metric_name = data_args.task_name or labels.problem_type
