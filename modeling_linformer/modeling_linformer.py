@@ -86,13 +86,28 @@ class LinformerEmbeddings(nn.Module):
         return embeddings if self.projection is None else self.projection(embeddings)
 
 
-def check_inputs(input_shape, attention_mask, position_ids, kwargs):
-    """Raises `ValueError` for a mask that is not 1 for tokens and 0 for padding, and for documents packed in one row."""
+def check_inputs(model, input_ids, input_shape, attention_mask, token_type_ids, position_ids, is_first_part, kwargs):
+    """
+    Raises `ValueError` for an input that is no batch of sequences, for ids that have no embedding, for a mask that is not 1
+    for tokens and 0 for padding, or begins with padding, and for documents packed in one row.
+
+    `is_first_part` is False where other processes have the tokens before these.
+    """
+    if len(input_shape) != 2:
+        raise ValueError(
+            f"The input has the shape {tuple(input_shape)} and not that of a batch, (sequences, tokens). Give a single"
+            " sequence as a batch of one (`input_ids.unsqueeze(0)`)."
+        )
     if attention_mask is not None and attention_mask.shape != input_shape:
         raise ValueError(
             f"`attention_mask` must have the input's shape {tuple(input_shape)}, got {tuple(attention_mask.shape)}. A"
             " Linformer has no n x n scores, so it takes only padding masks: 1 for a token, 0 for padding."
         )
+    words = getattr(model.get_input_embeddings(), "num_embeddings", 0)  # of those that replaced the model's own, too
+    check_ids("input_ids", input_ids, input_shape, max(words, model.config.vocab_size), "vocab_size")
+    check_ids("token_type_ids", token_type_ids, input_shape, model.config.type_vocab_size, "type_vocab_size")
+    longest = model.config.max_position_embeddings
+    check_ids("position_ids", position_ids, input_shape, longest, "max_position_embeddings")
     if attention_mask is not None and has_known_values(attention_mask):
         is_token = attention_mask == 1
         wrong = attention_mask[~is_token & (attention_mask != 0)].tolist()
@@ -102,18 +117,52 @@ def check_inputs(input_shape, attention_mask, position_ids, kwargs):
                 f"`attention_mask` must be 1 for a token and 0 for padding, got {wrong[0] if wrong else 'only 0.0'}. If it is"
                 " to be added to scores, 0 for a token and -inf for padding, pass `mask == 0` instead."
             )
+        if is_first_part:
+            check_padding_side(attention_mask)
     packed = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
     packed = [name for name in packed if kwargs.get(name) is not None]
-    if position_ids is not None and has_known_values(position_ids):
-        steps, is_first = position_ids.diff(), position_ids[:, 1:] == position_ids[:, :1]
-        is_padding = torch.tensor(False) if attention_mask is None else attention_mask[:, 1:] == 0
-        restarts = (is_first & (steps < 0) & ~is_padding).any(1)
-        packed += ["position_ids"] if (restarts & (is_first | (steps == 1) | is_padding).all(1)).any() else []
+    packed += ["position_ids"] if has_packed_documents(position_ids, attention_mask) else []
     if packed:
         raise ValueError(
             f"`{packed[0]}` says that there are several documents in one row. A Linformer would mix them, as it projects"
             " complete rows. Give each document a row of its own (`DataCollatorWithPadding`)."
         )
+
+
+def check_ids(name, ids, input_shape, number, field):
+    """Raises `ValueError` for ids that have not the input's shape, or, where to look costs nothing, not the number's range."""
+    if ids is None:
+        return
+    if ids.dim() != 2 or ids.shape[1] != input_shape[1] or ids.shape[0] not in (1, input_shape[0]):
+        raise ValueError(f"`{name}` must have the input's shape {tuple(input_shape)}, got {tuple(ids.shape)}.")
+    if has_known_values(ids) and ids.numel():
+        lowest, highest = (each.item() for each in ids.aminmax())
+        if lowest < 0 or highest >= number:
+            raise ValueError(
+                f"`{name}` must be from 0 to {number - 1}, below `{field}`, got {lowest if lowest < 0 else highest}."
+            )
+
+
+def check_padding_side(attention_mask):
+    """Raises `ValueError` if a row of the mask begins with padding and has tokens, where to look costs nothing."""
+    if has_known_values(attention_mask) and attention_mask.numel():
+        is_token = attention_mask != 0
+        rows = (~is_token[:, 0] & is_token.any(1)).nonzero().flatten().tolist()
+        if rows:
+            raise ValueError(
+                f"Row {rows[0]} of `attention_mask` begins with padding. Blocks and projected rows are counted from the left,"
+                ' so pad on the right (`tokenizer.padding_side = "right"`).'
+            )
+
+
+def has_packed_documents(position_ids, attention_mask):
+    """Returns whether position ids restart in the middle of a row, where to look costs nothing. Those of padding may."""
+    if position_ids is None or not has_known_values(position_ids):
+        return False
+    steps, is_first = position_ids.diff(), position_ids[:, 1:] == position_ids[:, :1]
+    is_padding = torch.tensor(False) if attention_mask is None else attention_mask[:, 1:] == 0
+    restarts = (is_first & (steps < 0) & ~is_padding).any(1)
+    return bool((restarts & (is_first | (steps == 1) | is_padding).all(1)).any())
 
 
 def has_known_values(tensor):
@@ -634,15 +683,18 @@ class LinformerModel(LinformerPreTrainedModel):
             1 for tokens that are read, 0 for padding. The outputs do not depend on the padding. Positions count from the
             left, so pad on the right, as tokenizers do by default.
 
-        Raises `ValueError` for inputs longer than `config.max_position_embeddings`, for masks whose shape differs from the
-        input's, and for the arguments of packed documents. It is also raised for other values than 0 and 1 in a mask, and for
-        `position_ids` that restart, but only on the CPU and not in a compiled model. A GPU takes any value but 0 for a 1.
+        Raises `ValueError` for inputs longer than `config.max_position_embeddings`, for masks and ids whose shape differs from
+        the input's, and for the arguments of packed documents. It is also raised for other values than 0 and 1 in a mask, for
+        one that begins with padding, for `position_ids` that restart, and for ids that have no embedding, but only on the CPU
+        and not in a compiled model. A GPU takes any value but 0 for a 1.
         """
         if (input_ids is None) ^ (inputs_embeds is not None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
 
         input_shape = input_ids.shape if input_ids is not None else inputs_embeds.shape[:-1]
-        check_inputs(input_shape, attention_mask, position_ids, kwargs)
+        is_first_part = self.sequence_mesh is None or self.sequence_mesh.get_local_rank() == 0
+        ids = (input_ids, input_shape, attention_mask, token_type_ids, position_ids)
+        check_inputs(self, *ids, is_first_part, kwargs)
         if attention_mask is not None:
             attention_mask = attention_mask.bool()
             if has_known_values(attention_mask) and attention_mask.all():

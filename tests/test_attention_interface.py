@@ -1,6 +1,7 @@
 """Tests Linformer's attention in the encoders of transformers, with their own weights."""
 
 import pytest
+import sentence_transformers
 import torch
 import transformers
 from datasets import Dataset
@@ -356,6 +357,37 @@ def test_what_a_model_gives_besides_is_refused():
         function(attention, rows, rows[:, :, :3], rows[:, :, :3], None)
     with pytest.raises(ValueError, match="mask of its own"):
         transformers.AttentionMaskInterface()["linformer"](use_vmap=True)
+
+
+@encoders
+@torch.no_grad()
+def test_packed_rows_and_padding_on_the_left_are_refused(model_type):
+    model = use_linformer_attention(make_model(model_type), K, BLOCK)
+    ids = make_inputs(20)["input_ids"]
+    packed, counted = torch.arange(20)[None] % 10, torch.arange(20)[None]
+    with pytest.raises(ValueError, match="`position_ids` says that there are several documents in one row"):
+        model(input_ids=ids, position_ids=packed)
+    with pytest.raises(ValueError, match="Row 0 of `attention_mask` begins with padding"):
+        model(input_ids=ids, attention_mask=(counted.expand(2, -1) > 2).long())
+    model(input_ids=ids, position_ids=counted, attention_mask=torch.ones_like(ids))
+    model.set_attn_implementation("eager")  # which the model's own attention takes
+    model(input_ids=ids, position_ids=packed)
+
+
+@torch.no_grad()
+def test_packed_rows_are_seen_without_the_function_where_the_attention_gets_them():
+    model = make_model("bert")
+    model.set_attn_implementation("linformer")
+    with pytest.raises(ValueError, match="`position_ids` says that there are several documents in one row"):
+        model(input_ids=make_inputs(20)["input_ids"], position_ids=torch.arange(20)[None] % 10)
+
+
+def test_what_is_no_model_of_transformers_is_refused():
+    modules = [sentence_transformers.sentence_transformer.modules.Pooling(8)]
+    others = ("bert-base-uncased", sentence_transformers.SentenceTransformer(modules=modules, device="cpu"))
+    for other in (*others, torch.nn.DataParallel(make_model("bert")), AutoModel, None):
+        with pytest.raises(ValueError, match=r"must be an encoder of transformers: .*model\[0\].auto_model.*model.module"):
+            use_linformer_attention(other)
 
 
 @torch.no_grad()

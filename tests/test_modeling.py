@@ -319,19 +319,6 @@ def test_a_row_of_padding_gives_finite_numbers_in_float16(projection_type, block
     assert model(batch, attention_mask=mask).last_hidden_state.isfinite().all()
 
 
-@pytest.mark.parametrize("projection_type", POOLS)
-def test_pools_take_padding_on_the_left_too(projection_type):
-    # The windows count tokens, not positions. The position ids have to be given, as for any model.
-    model = make_model(projection_type=projection_type)
-    for sequence in SEQUENCES[:-1]:
-        left = N - len(sequence)
-        padded = nn.functional.pad(sequence, (left, 0), value=PAD)[None]
-        positions = (torch.arange(N)[None] - left).clamp(min=0)
-        mask = (torch.arange(N)[None] >= left).long()
-        output = model(padded, attention_mask=mask, position_ids=positions).last_hidden_state
-        assert_equal(output[0, left:], model(sequence[None]).last_hidden_state[0], 1e-5)
-
-
 @types
 @with_and_without_blocks
 @torch.no_grad()
@@ -939,6 +926,41 @@ def test_defaults_are_those_of_roberta_and_the_paper():
         "linformer_version": LinformerConfig().linformer_version,
     }
     assert ours == {name: value for name, value in theirs.items() if name in ours} | own
+
+
+@pytest.mark.parametrize(
+    "inputs, message",
+    [
+        ({"input_ids": make_ids(5)}, r"the shape \(5,\) and not that of a batch.*unsqueeze"),
+        ({"input_ids": make_ids(1, 2, 5)}, r"the shape \(1, 2, 5\) and not that of a batch"),
+        ({"inputs_embeds": torch.zeros(5, 30)}, r"the shape \(5,\) and not that of a batch"),
+        (
+            {"input_ids": torch.tensor([[3, VOCAB]])},
+            rf"`input_ids` must be from 0 to {VOCAB - 1}, .*`vocab_size`, got {VOCAB}",
+        ),
+        ({"input_ids": torch.tensor([[3, -1]])}, "`input_ids` must be .* got -1"),
+        (
+            {"input_ids": make_ids(1, 2), "token_type_ids": torch.tensor([[0, 9]])},
+            "`token_type_ids`.*`type_vocab_size`, got 9",
+        ),
+        (
+            {"input_ids": make_ids(1, 2), "position_ids": torch.tensor([[0, N]])},
+            rf"`position_ids` must be from 0 to {N - 1}, below `max_position_embeddings`, got {N}",
+        ),
+        ({"input_ids": make_ids(2, 3), "position_ids": torch.arange(3)}, r"`position_ids`.*\(2, 3\), got \(3,\)"),
+        ({"input_ids": make_ids(2, 3), "position_ids": torch.arange(4)[None]}, r"`position_ids`.*\(2, 3\), got \(1, 4\)"),
+        (
+            {"input_ids": make_ids(3, 4), "attention_mask": torch.tensor([[1, 1, 1, 1], [0, 0, 0, 0], [0, 1, 1, 1]])},
+            'Row 2 of `attention_mask` begins with padding.*`tokenizer.padding_side = "right"`',
+        ),
+    ],
+)
+@pytest.mark.parametrize("position_period", [None, 8])
+def test_inputs_without_an_embedding_or_padded_on_the_left(inputs, message, position_period):
+    model = make_model(position_period=position_period)
+    with pytest.raises(ValueError, match=message) as raised:
+        model(**inputs)
+    assert "\n" not in str(raised.value)
 
 
 # --- Attention weights and masks ---

@@ -12,12 +12,14 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 from transformers.masking_utils import causal_mask_function
 
 from configuration_linformer import LinformerConfig
 from modeling_linformer.modeling_linformer import (
     LinformerProjected,
+    check_padding_side,
+    has_packed_documents,
     in_chunks,
     join_blocks,
     join_rows_to_blocks,
@@ -51,15 +53,22 @@ def use_linformer_attention(model, projected_dim=64, block_size=128, projection_
     `attn_implementation="linformer"` in `from_pretrained` is enough, but does not notice a model that never uses the
     interface.
 
-    Raises `ValueError` for sizes that contradict each other, for a model that is no encoder, and for one that computes its
-    attention in a way of its own.
+    Raises `ValueError` for sizes that contradict each other, for what is no model of transformers or no encoder, and for a
+    model that computes its attention in a way of its own.
     """
-    encoder, name = model.base_model, type(model).__name__
-    config = encoder.config
+    encoder, name = getattr(model, "base_model", None), type(model).__name__
+    config = getattr(encoder, "config", None)
+    if not (isinstance(model, nn.Module) and isinstance(config, PreTrainedConfig)):
+        raise ValueError(
+            f"`model` is a {name}, and must be an encoder of transformers: `AutoModel.from_pretrained(name)` for a name,"
+            " `model[0].auto_model` for a SentenceTransformer, `model.module` for a DataParallel."
+        )
     if config.model_type == "linformer":
         raise ValueError(f"{name} is a Linformer already: `projected_dim` and `block_size` are fields of its configuration.")
     if config.is_encoder_decoder or getattr(config, "is_decoder", False):
         raise ValueError(f"{name} decodes, and a Linformer cannot: each projected row mixes all positions, later ones too.")
+    if check_positions_of_model not in encoder._forward_pre_hooks.values():
+        encoder.register_forward_pre_hook(check_positions_of_model, with_kwargs=True)
     implementation, sizes = config._attn_implementation, getattr(config, "linformer_attention", None)
     config.linformer_attention = {
         "projected_dim": projected_dim,
@@ -192,6 +201,22 @@ def check(module, query, key, attention_mask, kwargs):
             "Linformer's attention takes a mask of padding, (batch, n), but that of"
             f" {name} has the shape {tuple(attention_mask.shape)}."
         )
+    check_positions(kwargs.get("position_ids"), attention_mask)
+
+
+def check_positions(position_ids, attention_mask):
+    """Raises `ValueError` for position ids that restart in the middle of a row."""
+    if has_packed_documents(position_ids, attention_mask):
+        raise ValueError(
+            "`position_ids` says that there are several documents in one row, which Linformer's attention would mix, as it"
+            " pools complete rows. Give each document a row of its own (`DataCollatorWithPadding`)."
+        )
+
+
+def check_positions_of_model(encoder, args, kwargs):
+    """Is a hook before the call of an encoder, for those that do not pass `position_ids` on to their attention."""
+    if encoder.config._attn_implementation == NAME:
+        check_positions(kwargs.get("position_ids"), kwargs.get("attention_mask"))
 
 
 def attend_in_window(query, key, value, mask, distance, attend):
@@ -227,13 +252,16 @@ def linformer_mask(attention_mask=None, mask_function=None, use_vmap=False, **ig
     """
     Is a mask function of transformers: returns the mask of padding, as it is, (b, n').
 
-    Raises `ValueError` where a model wants another mask, such as a causal one. Sliding windows are those of the layers.
+    Raises `ValueError` where a model wants another mask, such as a causal one, and for one that begins with padding. Sliding
+    windows are those of the layers.
     """
     if use_vmap or mask_function is causal_mask_function:
         raise ValueError(
             "Linformer's attention takes only a mask of padding, and this model has a"
             f" {'mask of its own' if use_vmap else 'causal mask: each projected row mixes all positions, later ones too'}."
         )
+    if attention_mask is not None:
+        check_padding_side(attention_mask)
     return attention_mask
 
 

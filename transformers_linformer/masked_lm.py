@@ -29,7 +29,8 @@ class MaskingCollator(DataCollatorForLanguageModeling):
         features = {"input_ids": [input_ids.tolist() for input_ids, _ in masked]}
         if "token_type_ids" in examples[0]:  # of pairs
             features["token_type_ids"] = [example["token_type_ids"] for example in examples]
-        batch = self.tokenizer.pad(features, return_tensors="pt", pad_to_multiple_of=self.pad_to_multiple_of)
+        options = {"return_tensors": "pt", "pad_to_multiple_of": self.pad_to_multiple_of}
+        batch = self.tokenizer.pad(features, padding_side="right", **options)  # as the labels are
         labels = torch.full_like(batch["input_ids"], -100)
         for row, (length, (_, row_labels)) in enumerate(zip(lengths, masked)):
             labels[row, :length] = row_labels

@@ -72,6 +72,25 @@ def fit_vocabulary(config, tokenizer, vocab_size_is_given=False):
     return type(config)(**(config.to_dict() | changes))
 
 
+def fit_length(tokenizer, length):
+    """
+    Has the tokenizer's files say the same to every reader: that inputs are cut at `length` tokens, and padded on the right.
+
+    transformers replaces what tokenizer.json says about cutting and padding whenever it is asked to cut or pad. Programs that
+    read this file alone do as it says.
+    """
+    tokenizer.model_max_length = length
+    tokenizer.padding_side = "right"
+    tokenizer.init_kwargs.pop("max_length", None)
+    if not tokenizer.is_fast:
+        return
+    backend = tokenizer.backend_tokenizer
+    if backend.truncation is not None:
+        backend.enable_truncation(**backend.truncation | {"max_length": length})
+    if backend.padding is not None:  # to the longest input of a batch
+        backend.enable_padding(**backend.padding | {"length": None, "direction": "right", "pad_to_multiple_of": None})
+
+
 def identity_of(tokenizer):
     """
     Returns what decides how a tokenizer tokenizes, in a form that can be hashed.

@@ -20,6 +20,7 @@ from .checkpoints import last_complete_checkpoint, write_checksums
 from .errors import UsageError, first_line
 from .loading import check_finite
 from .model_card import write_training_card
+from .tokenization import fit_length
 
 
 logger = transformers.utils.logging.get_logger("transformers.linformer.trainer")
@@ -49,6 +50,8 @@ class LinformerTrainer(Trainer):
         # Trainer goes on from a checkpoint by the names of the model's own tensors, and passes over all others. A model that
         # was loaded from older names (LayerNorm.gamma, as in bert-base-uncased) would be saved by those.
         self.model.save_pretrained = functools.partial(self.model.save_pretrained, save_original_format=False)
+        if self.model.config.model_type == "linformer" and self.processing_class is not None:
+            fit_length(self.processing_class, self.model.config.max_position_embeddings)  # as it has cut the data elsewhere
         self.card = card
         self.eval_data_collator = eval_data_collator or self.data_collator
         self.args.restore_callback_states_from_checkpoint = True

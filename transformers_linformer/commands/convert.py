@@ -31,7 +31,7 @@ from ..fairseq import convert_fairseq_linformer
 from ..loading import load_tokenizer, max_input_length, with_subfolder
 from ..model_card import write_conversion_card
 from ..sentence_modules import read_sentence_modules, sentence_class, write_sentence_modules
-from ..tokenization import check_vocabulary
+from ..tokenization import check_vocabulary, fit_length
 
 
 @dataclass(kw_only=True)  # as fields without a default follow those of the parent
@@ -129,7 +129,7 @@ def main(argv):
     n, k, b = model.config.max_position_embeddings, model.config.projected_dim, model.config.block_size
     if tokenizer is not None:
         check_vocabulary(tokenizer, model.config.vocab_size, args.tokenizer_name or source)
-        tokenizer.model_max_length = n
+        fit_length(tokenizer, n)
         tokenizer.save_pretrained(args.output_dir)
     model.save_pretrained(args.output_dir)
     write_sentence_modules(modules, args.output_dir, n)

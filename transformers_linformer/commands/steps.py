@@ -24,7 +24,7 @@ from ..loading import (
 from ..model_card import TrainingCard
 from ..run_record import has_trained_model
 from ..text import demo_texts, load_texts, make_sequences, stream_sequences
-from ..tokenization import check_vocabulary, fit_vocabulary, grow_embeddings, train_tokenizer, vocabulary_size
+from ..tokenization import check_vocabulary, fit_length, fit_vocabulary, grow_embeddings, train_tokenizer, vocabulary_size
 
 
 logger = transformers.utils.logging.get_logger("transformers.linformer")
@@ -99,7 +99,7 @@ def prepare_tokenizer(model_args, training_args, config, checkpoint=None, texts=
 def set_max_seq_length(data_args, config, tokenizer):
     """Returns the longest input of the run in tokens, and tells a Linformer's tokenizer what the model can read."""
     if config.model_type == "linformer":
-        tokenizer.model_max_length = max_input_length(config)  # whatever model the tokenizer was made for
+        fit_length(tokenizer, max_input_length(config))  # whatever model the tokenizer was made for
     special_tokens = tokenizer.num_special_tokens_to_add(pair=False)
     return check_max_seq_length(data_args.max_seq_length, config, special_tokens)
 
