@@ -14,10 +14,12 @@ import transformers
 from naive_fairseq import fairseq_class_logits, fairseq_features, fairseq_lm_logits, fairseq_state
 from processes import WITHOUT_PACKAGES, offline, run_script
 from test_travel import CODE
+from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer, BertTokenizer
 
 from modeling_linformer import LinformerForMaskedLM, LinformerForSequenceClassification, LinformerModel
 from transformers_linformer import conversion, convert_fairseq_linformer, convert_to_linformer
+from transformers_linformer.commands import choose_k, convert, mlm
 from transformers_linformer.commands.convert import main
 from transformers_linformer.errors import UsageError
 from transformers_linformer.model_card import TASKS
@@ -412,6 +414,17 @@ def test_what_does_not_fit_is_refused_by_name(class_name, fields, options, named
             ["architectures", "RobertaForPreTraining"],
         ),
         ({"model_type": "bert", "max_position_embeddings": 32}, ["projected_dim", "64", "(32)"]),
+        ({"model_type": "bert", "auto_map": {"AutoModel": "own.OwnModel"}}, ["auto_map", "own.OwnModel", "a bert"]),
+        (
+            {"model_type": "xlm-roberta", "auto_map": {"AutoConfig": "a.B", "AutoModelForMaskedLM": "you/code--own.Own"}},
+            ["auto_map", "you/code--own.Own", "a xlm-roberta"],
+        ),
+        *(
+            ({"model_type": "bert", "quantization_config": {"quant_method": method, "bits": 4}}, ["quantised", method])
+            for method in ("gptq", "awq", "bitsandbytes")
+        ),
+        ({"model_type": "roberta", "pad_token_id": None}, ["pad_token_id", "None", "config.json"]),
+        ({"model_type": "mpnet", "pad_token_id": None}, ["pad_token_id", "None", "config.json"]),
     ],
 )
 def test_it_is_refused_before_any_weights_are_loaded(config, named, tmp_path):
@@ -420,6 +433,40 @@ def test_it_is_refused_before_any_weights_are_loaded(config, named, tmp_path):
         convert_to_linformer(tmp_path)
     for part in named:
         assert part in str(error.value)
+
+
+def test_code_of_the_tokenizer_alone_is_no_code_of_the_model():
+    source = make_source("BertModel", auto_map={"AutoTokenizer": ["own.OwnTokenizer", None]})
+    assert isinstance(convert_to_linformer(source, projected_dim=K), LinformerModel)
+
+
+def test_what_is_no_model_of_transformers_is_refused():
+    class BertModel(transformers.BertModel):
+        pass
+
+    source = make_source("BertModel")
+    with pytest.raises(ValueError, match="a BertModel with code of its own"):
+        convert_to_linformer(BertModel(source.config), projected_dim=K)
+    with pytest.raises(ValueError, match="the source is a DataParallel, .*`model.module`"):
+        convert_to_linformer(torch.nn.DataParallel(source), projected_dim=K)
+    source._hf_peft_config_loaded = True
+    with pytest.raises(ValueError, match="the source has adapters: .*`merge_and_unload"):
+        convert_to_linformer(source, projected_dim=K)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_adapters_are_refused_by_every_command(beside, tmp_path):
+    folder = tmp_path / "source"
+    folder.mkdir()
+    if beside:
+        write_source(make_source("BertModel"), folder)
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+    for command, more in ((convert, ()), (mlm, ("--do_train", "--demo", "--use_cpu")), (choose_k, ())):
+        with pytest.raises(UsageError, match=f"--model_name_or_path {folder}: .*adapters.*merge_and_unload") as raised:
+            command.main([f"--model_name_or_path={folder}", f"--output_dir={tmp_path / 'out'}", *more])
+        assert "\n" not in str(raised.value)
+    with pytest.raises(ValueError, match="merge_and_unload"):
+        convert_to_linformer(folder)
 
 
 def test_missing_weights_are_refused(tmp_path):
@@ -481,6 +528,38 @@ def test_written_folders_load_anywhere_and_their_cards_run_as_printed(tmp_path):
         loaded = auto_class.from_pretrained(output, **options)
         assert_same(loaded, source, make_inputs(source, [12, 4]))
     assert run_without_packages("".join(commands), tmp_path).splitlines() == printed
+
+
+@pytest.mark.parametrize("cuts", [True, False])
+def test_every_reader_of_the_tokenizer_cuts_and_pads_as_the_model_reads(cuts, tmp_path):
+    folder = write_source(make_source("BertModel"), tmp_path / "source")
+    if cuts:  # as that of all-MiniLM-L6-v2 does at 128
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokenizer.enable_truncation(5)
+        tokenizer.enable_padding(length=5, direction="left", pad_to_multiple_of=4)
+        tokenizer.save(str(folder / "tokenizer.json"))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings |= {"padding_side": "left"} | ({"max_length": 5} if cuts else {})
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    n = 2 * N
+    options = [f"--projected_dim={K}", f"--max_position_embeddings={n}"]
+    main([f"--model_name_or_path={folder}", f"--output_dir={tmp_path / 'out'}", *options])
+
+    settings = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert settings["padding_side"] == "right" and settings["model_max_length"] == settings.get("max_length", n) == n
+    alone = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
+    assert len(alone.encode("text " * 3 * n)) == (n if cuts else 3 * n + 2)
+    assert [alone.encode(text).tokens for text in ("text", "a text")] == [
+        ["[CLS]", *text.split(), "[SEP]"] for text in ("text", "a text")
+    ]
+    if cuts:
+        assert [encoded.attention_mask for encoded in alone.encode_batch(["text", "a text"])] == [[1, 1, 1, 0], [1, 1, 1, 1]]
+
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    model, texts = LinformerModel.from_pretrained(tmp_path / "out").eval(), ["text", "a text " * 9]
+    with torch.no_grad():
+        short, both = (model(**tokenizer(each, padding=True, return_tensors="pt"))[0][0] for each in (texts[:1], texts))
+    torch.testing.assert_close(both[: len(short)], short, atol=1e-5, rtol=0)
 
 
 def test_a_folder_of_sentence_transformers(tmp_path):

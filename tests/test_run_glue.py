@@ -270,6 +270,27 @@ def test_a_pair_of_texts(tmp_path):
     assert "text_pair" not in (tmp_path / "one" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("column", ["labels", "length"])
+def test_a_column_may_have_the_name_of_one_that_is_added(column, tmp_path):
+    rows = [{column: review["text"], "input_ids": review["label"]} for review in reviews()]
+    path = write_rows(tmp_path / "train.csv", rows)
+    options = (f"--train_file={path}", f"--test_file={path}", "--text_column", column, "--label_column=input_ids")
+    main(arguments(tmp_path / "out", *options, "--do_eval", "--do_predict", "--max_steps=1"))
+    assert len(table(tmp_path / "out" / "predictions.csv")) == 24
+
+
+def test_a_trained_folder_cuts_and_pads_as_its_model_reads(tmp_path):
+    path = write_rows(tmp_path / "train.csv", reviews())
+    main(arguments(tmp_path / "model", f"--train_file={path}"))
+    settings = json.loads((tmp_path / "model" / "tokenizer_config.json").read_text()) | {"padding_side": "left"}
+    (tmp_path / "model" / "tokenizer_config.json").write_text(json.dumps(settings))
+    main([*fine_tuned(tmp_path), f"--train_file={path}", "--do_train", "--max_seq_length=4"])
+    for folder in (tmp_path / "out", tmp_path / "out" / "checkpoint-2"):
+        tokenizer = json.loads((folder / "tokenizer.json").read_text())
+        assert tokenizer["padding"] is None and (tokenizer["truncation"] or {"max_length": 32})["max_length"] == 32
+        assert AutoTokenizer.from_pretrained(folder).padding_side == "right"
+
+
 def test_a_trained_head_keeps_the_meaning_of_its_labels(tmp_path):
     path = write_rows(tmp_path / "train.csv", reviews(("good", "bad")))
     main(arguments(tmp_path / "model", f"--train_file={path}"))
@@ -420,6 +441,7 @@ def test_two_processes_train_as_one(labels, tmp_path):
         (reviews(), ("--task_name=sst2",), "--task_name goes with --dataset_name"),
         (reviews(), ("--text_column", "body"), "--text_column body: the train data has only 'text', 'label'"),
         (reviews(), ("--text_column", "a", "b", "c"), "--text_column takes one column, or two for a pair, not 3"),
+        (reviews(), ("--text_column", "text", "text "), "--text_column text text  names a column twice: give it once"),
         (reviews(), ("--label_column=stars",), "--label_column stars: the train data has only 'text', 'label'"),
         ([{"text": "a", "label": label} for label in ("x", "", "y")], (), "row 2 of the train data has no label"),
         (

@@ -89,13 +89,14 @@ def parse_arguments(argv, argument_classes, description):
                 names = [f"--{each.name}" for arguments in argument_classes for each in fields(arguments)]
                 word = next((word for word in unknown if word.startswith("--")), unknown[0]).partition("=")[0]
                 raise UsageError(f"there is no argument {word}.{hint_at_argument(word, names)}")
-    except (ValueError, ImportError) as error:  # the second of a library that an argument needs
-        message = " ".join(str(error).split())
+    except (ValueError, TypeError, RuntimeError, ImportError, OSError) as error:  # of Trainer, and of what it sets up
+        message = file_error(error) or " ".join(str(error).split())
         if "process group has not been initialized" in message:
             message = f"--ddp_backend is for several processes: start them by torchrun, or {LEAVE_OUT}."
+        for name in ("--accelerator_config", "--fsdp"):  # whose settings are refused without their name
+            if any(word.startswith(name) for word in argv) and name not in message:
+                message = f"{name}: {message}"
         raise UsageError(("" if file is None else f"{file}: ") + message) from error
-    except (TypeError, OSError) as error:  # of a dictionary or a file of settings, which nothing else looks into
-        raise UsageError(f"--accelerator_config: {file_error(error) or first_line(error)}") from error
     for arguments in parsed:
         if isinstance(arguments, TrainingArguments):
             check_numbers(arguments)
@@ -356,6 +357,8 @@ class DataArguments:
             self.text_column = [self.text_column]
         if self.text_column is not None and len(self.text_column) > 2:
             raise UsageError(f"--text_column takes one column, or two for a pair, not {len(self.text_column)}.")
+        if self.text_column is not None and len({column.strip() for column in self.text_column}) < len(self.text_column):
+            raise UsageError(f"--text_column {' '.join(self.text_column)} names a column twice: give it once, or two columns.")
         if not 0 < self.validation_split_percentage < 100:
             raise UsageError(f"--validation_split_percentage is {self.validation_split_percentage}; it must be 1 to 99.")
         for name in ("max_train_samples", "max_eval_samples", "preprocessing_num_workers"):

@@ -7,6 +7,7 @@ into a Linformer.
 All weights are kept, and the head, too. Only E and F, the projections along the sequence, are new.
 """
 
+import os
 import re
 
 import torch
@@ -18,7 +19,7 @@ import modeling_linformer
 from configuration_linformer import LinformerConfig
 from modeling_linformer.projections import LinformerLearnedProjection
 
-from .loading import check_finite, load_weights, max_input_length, read_modules, with_subfolder
+from .loading import check_adapters, check_finite, load_weights, max_input_length, read_modules, with_subfolder
 from .sentence_modules import cross_encoder_activation
 
 
@@ -211,6 +212,13 @@ def convert_to_linformer(
     if isinstance(model_or_name, PreTrainedModel):
         source = model_or_name.base_model if encoder_only else model_or_name
         config, class_name = source.config, type(source).__name__
+        check_class(source)
+    elif not isinstance(model_or_name, (str, os.PathLike)):
+        raise ValueError(
+            f"the source is a {type(model_or_name).__name__}, and must be a model of transformers, a folder, or a name on the"
+            " Hub: give the model that it holds (`model[0].auto_model` of a SentenceTransformer, `model.module` of a"
+            " DataParallel, `model.merge_and_unload()` of a PeftModel)."
+        )
     else:
         if str(model_or_name).endswith(".pt"):
             raise ValueError(f"{model_or_name} looks like a checkpoint of fairseq, which `convert_fairseq_linformer` reads.")
@@ -218,6 +226,7 @@ def convert_to_linformer(
         # sentence-transformers pools the tokens of the encoder, whatever head the configuration names
         encoder_only = encoder_only or len(read_modules(model_or_name, **hub_kwargs)[1]) > 1
         hub_kwargs = with_subfolder(model_or_name, **hub_kwargs)
+        check_adapters(model_or_name, **hub_kwargs)
         config = AutoConfig.from_pretrained(model_or_name, **hub_kwargs)
         class_name = None if encoder_only else (config.architectures or [None])[0]
 
@@ -263,8 +272,30 @@ def set_far_token_limit(config, attended):
         config.far_token_limit = max(least, attended - max(config.block_sizes))
 
 
+def check_class(source):
+    """Raises `ValueError` for a model in memory that is none of transformers' own classes, or that has adapters."""
+    name = type(source).__name__
+    if getattr(transformers, name, type(source)) is not type(source):
+        raise ValueError(f"the source is a {name} with code of its own, which may compute something else: take transformers'.")
+    if getattr(source, "_hf_peft_config_loaded", False):
+        raise ValueError("the source has adapters: merge them into the model first, by PEFT's `merge_and_unload()`.")
+
+
 def check_encoder(config):
     """Raises `ValueError` for a source whose layers compute something else than a Linformer's."""
+    own_code = {key: name for key, name in (getattr(config, "auto_map", None) or {}).items() if key.startswith("AutoModel")}
+    if own_code and config.model_type != "linformer":
+        raise ValueError(
+            f"`auto_map` names code of the source's own ({next(iter(own_code.values()))}), which may compute something else"
+            f" than a {config.model_type}, as its `model_type` says: the source must be a model with transformers' own code."
+        )
+    quantised = getattr(config, "quantization_config", None) or getattr(config, "compression_config", None)
+    if quantised is not None:
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
+        raise ValueError(
+            f"`quantization_config` says that the weights are quantised ({getattr(method, 'value', method)}), and a Linformer"
+            " is made of floating-point weights: convert the model that was quantised."
+        )
     if config.model_type not in FAMILIES:
         raise ValueError(
             f"`model_type` is {config.model_type!r}, which cannot be converted: the source must be one of"

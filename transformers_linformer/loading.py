@@ -32,8 +32,17 @@ COMPLETE_CHECKPOINT = "name a complete checkpoint, with the configuration that i
 
 
 def max_input_length(config):
-    """Returns the number of tokens of the longest input. The positions of RoBERTa and its kin start after padding's index."""
+    """
+    Returns the number of tokens of the longest input. The positions of RoBERTa and its kin start after padding's index.
+
+    Raises `ValueError` if the configuration lacks that index.
+    """
     starts_after_padding = "roberta" in config.model_type or config.model_type in ("camembert", "longformer", "mpnet")
+    if starts_after_padding and config.pad_token_id is None:
+        raise ValueError(
+            f"`pad_token_id` is None, but the positions of the type {config.model_type} begin after it: set it in config.json,"
+            " to what it was when the model was trained (1 in nearly all)."
+        )
     return config.max_position_embeddings - (config.pad_token_id + 1 if starts_after_padding else 0)
 
 
@@ -91,6 +100,15 @@ def with_subfolder(name, **hub_kwargs):
     raise ValueError(f"{path} names no module of the type Transformer, so there are no weights to load.")
 
 
+def check_adapters(name, **kwargs):
+    """Raises `ValueError` if a folder or a repository holds adapters, such as LoRA's. `kwargs` are those of `find_file`."""
+    if find_file(name, "adapter_config.json", **kwargs) is not None:
+        raise ValueError(
+            "adapter_config.json says that there are adapters, which change a model: merge them into it first, by PEFT's"
+            " `merge_and_unload()`, and save that."
+        )
+
+
 # Configuration
 
 
@@ -130,7 +148,12 @@ def load_config(name, argument="model_name_or_path", **hub_kwargs):
     if name.count("/") > 1 and not os.path.exists(name):  # no name on the Hub has two slashes
         raise UsageError(f"--{argument} {name}: there is no such folder.")
     try:
-        return AutoConfig.from_pretrained(name, **with_subfolder(name, **hub_kwargs))
+        kwargs = with_subfolder(name, **hub_kwargs)
+        check_adapters(name, **kwargs)
+        config = AutoConfig.from_pretrained(name, **kwargs)
+        if hasattr(config, "max_position_embeddings"):
+            max_input_length(config)
+        return config
     except (OSError, ValueError) as error:
         raise UsageError(f"--{argument} {name}: {first_line(error)}") from error
     except WRONG_TYPE as error:
@@ -215,6 +238,8 @@ def load_weights(auto_class, name, config, cure=COMPLETE_CHECKPOINT, **kwargs):
         # What torch says of a broken pickle advises to run it
         reason = "no pickle of tensors" if isinstance(error, (EOFError, pickle.UnpicklingError)) else first_line(error)
         raise ValueError(f"the weights cannot be read ({reason}): fetch or save them again.") from error
+    except ImportError as error:  # of the method that has quantised them
+        raise ValueError(f"the weights cannot be read without another library ({first_line(error)}).") from error
     is_encoder = model.base_model is model
     prefix = "" if is_encoder else f"{model.base_model_prefix}."
     parts = {part for part, _ in model.base_model.named_children()} - {"pooler"}

@@ -28,7 +28,7 @@ from ..arguments import HubArguments, parse_arguments, run_command
 from ..conversion import convert_to_linformer
 from ..errors import UsageError, first_line
 from ..fairseq import convert_fairseq_linformer
-from ..loading import load_tokenizer, max_input_length, with_subfolder
+from ..loading import check_adapters, load_tokenizer, max_input_length, with_subfolder
 from ..model_card import write_conversion_card
 from ..sentence_modules import read_sentence_modules, sentence_class, write_sentence_modules
 from ..tokenization import check_vocabulary, fit_length
@@ -111,7 +111,9 @@ def convert(args):
     task = modules.get("sentence_bert_config.json", {}).get("transformer_task")
     if args.encoder_only and task == "sequence-classification":
         modules = {}  # a cross-encoder is none without its head
-    config = AutoConfig.from_pretrained(source, **with_subfolder(source, **hub_kwargs))
+    kwargs = with_subfolder(source, **hub_kwargs)
+    check_adapters(source, **kwargs)  # which alone have no configuration
+    config = AutoConfig.from_pretrained(source, **kwargs)
     tokenizer = load_tokenizer(args.tokenizer_name or source, **hub_kwargs)
     return convert_to_linformer(source, **options, **hub_kwargs), tokenizer, max_input_length(config), modules
 

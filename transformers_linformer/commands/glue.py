@@ -74,6 +74,8 @@ FILE_TYPES = ("csv", "tsv", "json", "jsonl")
 # GLUE's name on the Hub
 GLUE = "nyu-mll/glue"
 METRIC_OF_THE_TASK = "metric of the task"
+# What the columns of the text are called once they are found
+TEXTS = ("text", "text_pair")
 
 
 @dataclass
@@ -224,17 +226,21 @@ def choose_rows(splits, labels, data_args, training_args):
 
 
 def tokenize(split, dataset, columns, tokenizer, max_seq_length, **map_kwargs):
-    """Returns the dataset with the texts of its columns tokenized and cut. The log says how many are cut or empty."""
+    """
+    Returns the dataset with its texts tokenized and cut. The log says how many are cut or empty.
+
+    All columns but `labels` are texts. `columns` are their names in the data.
+    """
+    removed = [column for column in dataset.column_names if column != "labels"]
 
     def encode(batch):
-        texts = [["" if text is None else str(text) for text in batch[column]] for column in columns]
+        texts = [["" if text is None else str(text) for text in batch[column]] for column in removed]
         encoded = tokenizer(*texts, verbose=False)
         lengths = [len(input_ids) for input_ids in encoded["input_ids"]]
         if max(lengths) > max_seq_length:
             encoded = tokenizer(*texts, truncation=True, max_length=max_seq_length)
         return {**encoded, "length": lengths, "is_empty": [not any(map(str.strip, row)) for row in zip(*texts)]}
 
-    removed = [column for column in dataset.column_names if column != "labels"]
     fingerprint = Hasher.hash((dataset._fingerprint, columns, identity_of(tokenizer), max_seq_length))
     map_kwargs |= {"remove_columns": removed, "new_fingerprint": fingerprint, "desc": f"Tokenizing {split}"}
     encoded = dataset.map(encode, batched=True, **map_kwargs)
@@ -299,13 +305,14 @@ def fine_tune(model_args, data_args, training_args):
     config.id2label = dict(enumerate(labels.names))
     config.label2id = {name: index for index, name in enumerate(labels.names)}
     for split, dataset in splits.items():
-        splits[split] = dataset.select_columns(list(columns))
+        # Under names of ours, as a column of the data may be called like one that is added, such as `labels` or `length`
+        splits[split] = dataset.select_columns(list(columns)).rename_columns(dict(zip(columns, TEXTS)))
         if labels_by_split[split] is not None:
             splits[split] = splits[split].add_column("labels", labels_by_split[split])
     splits = choose_rows(splits, labels, data_args, training_args)
     texts = None
     if "train" in splits and not (model_args.model_name_or_path or model_args.tokenizer_name):  # to train a tokenizer on
-        texts = Dataset.from_dict({"text": [text for column in columns for text in splits["train"][column]]})
+        texts = Dataset.from_dict({"text": [text for column in TEXTS[: len(columns)] for text in splits["train"][column]]})
     tokenizer, config = prepare_tokenizer(model_args, training_args, config, checkpoint, texts)
     max_seq_length = set_max_seq_length(data_args, config, tokenizer)
     check_used_folders(config, vocabulary_size(tokenizer), training_args, checkpoint)
