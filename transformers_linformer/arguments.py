@@ -17,7 +17,7 @@ import transformers
 from torch.utils.checkpoint import checkpoint
 from transformers import HfArgumentParser, TrainingArguments
 
-from .errors import UsageError, did_you_mean, file_error, first_line
+from .errors import UsageError, did_you_mean, file_error
 
 
 # Of all other metrics more is better
@@ -93,9 +93,9 @@ def parse_arguments(argv, argument_classes, description):
         message = file_error(error) or " ".join(str(error).split())
         if "process group has not been initialized" in message:
             message = f"--ddp_backend is for several processes: start them by torchrun, or {LEAVE_OUT}."
-        for name in ("--accelerator_config", "--fsdp"):  # whose settings are refused without their name
-            if any(word.startswith(name) for word in argv) and name not in message:
-                message = f"{name}: {message}"
+        name = "--accelerator_config"  # whose settings are refused without their name
+        if any(word.startswith(name) for word in argv) and name not in message:
+            message = f"{name}: {message}"
         raise UsageError(("" if file is None else f"{file}: ") + message) from error
     for arguments in parsed:
         if isinstance(arguments, TrainingArguments):

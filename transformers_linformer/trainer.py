@@ -47,6 +47,10 @@ class LinformerTrainer(Trainer):
             super().__init__(*args, **kwargs)
         except (ValueError, ImportError) as error:  # about an argument, such as --report_to, --fp16 or --torch_compile
             raise UsageError(first_line(error)) from error
+        except RuntimeError as error:
+            if not self.args.fsdp:
+                raise
+            raise UsageError(f"--fsdp: {first_line(error)}") from error
         # Trainer goes on from a checkpoint by the names of the model's own tensors, and passes over all others. A model that
         # was loaded from older names (LayerNorm.gamma, as in bert-base-uncased) would be saved by those.
         self.model.save_pretrained = functools.partial(self.model.save_pretrained, save_original_format=False)
