@@ -8,7 +8,7 @@ from dataclasses import fields
 import pytest
 import torch
 from tiny_runs import distill_arguments, glue_arguments, mlm_arguments, read
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from transformers_linformer.commands import distill, glue, mlm
 from transformers_linformer.errors import UsageError
@@ -251,3 +251,16 @@ def test_a_training_that_diverges_at_its_last_step(learning_rate, message, input
         glue.main(inputs_of(glue, inputs, tmp_path / "out", *options))
     assert not {"README.md", "predictions.csv"} & {path.name for path in (tmp_path / "out").iterdir()}
     json.loads((tmp_path / "out" / "trainer_state.json").read_text())
+
+
+def test_a_step_that_overflows_float16_ends_no_training(inputs, tmp_path, monkeypatch):
+    """Here a scale stands in for that of a GPU. It is halved where a step is skipped, and too small after five of them."""
+
+    def with_scaler(self):
+        self.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-10)
+        return Trainer.get_train_dataloader(self)
+
+    monkeypatch.setattr(LinformerTrainer, "get_train_dataloader", with_scaler)
+    options = ("--learning_rate=1e12", "--max_grad_norm=0", "--max_steps=20", "--optim=adamw_torch")
+    with pytest.raises(UsageError, match="training has diverged: at step 6, "):
+        mlm.main(mlm_arguments(inputs, tmp_path / "out", *options))

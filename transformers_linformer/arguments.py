@@ -205,7 +205,7 @@ def check_compile_mode(training_args):
 def check_trainer_arguments(training_args):
     """Raises `UsageError` for arguments of Trainer that would make results incomplete, or end in an exception."""
     for name, (taken, effect, cure) in ONLY.items():
-        value = getattr(training_args, name)
+        value = getattr(training_args, name, None)
         if value is not None and value != taken:
             words = " ".join(getattr(each, "value", each) for each in value) if isinstance(value, list) else value
             raise UsageError(f"--{name} {words} {effect}: {cure}.")
