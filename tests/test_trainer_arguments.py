@@ -123,6 +123,7 @@ REFUSED = {
     "use_liger_kernel": ("--use_liger_kernel=True", "--use_liger_kernel True .*: leave it out"),
     "debug": ("--debug=underflow_overflow", "--debug underflow_overflow .*: leave it out"),
     "fp16_full_eval": ("--fp16_full_eval=True --bf16_full_eval=True", "one of fp16 and bf16"),
+    "bf16_full_eval": ("--bf16_full_eval=True --push_to_hub=True", "--bf16_full_eval rounds the weights .* --push_to_hub"),
     "liger_kernel_config": ("--liger_kernel_config=3", "--liger_kernel_config"),
     "parallelism_config": ("--parallelism_config=3", "--parallelism_config"),
     "ddp_backend": ("--ddp_backend=gloo", "--ddp_backend is for several processes: start them by torchrun"),

@@ -209,6 +209,9 @@ def check_trainer_arguments(training_args):
         if value is not None and value != taken:
             words = " ".join(getattr(each, "value", each) for each in value) if isinstance(value, list) else value
             raise UsageError(f"--{name} {words} {effect}: {cure}.")
+    for name in ("bf16_full_eval", "fp16_full_eval"):
+        if getattr(training_args, name) and training_args.push_to_hub:
+            raise UsageError(f"--{name} rounds the weights before --push_to_hub pushes them: leave one of the two out.")
     for name in FOR_WORKERS:
         if getattr(training_args, name, None) and training_args.dataloader_num_workers == 0:
             raise UsageError(f"--{name} {getattr(training_args, name)} needs --dataloader_num_workers 1, or more.")
