@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The models whose speed and memory are measured: Linformers, baselines, and the matrix products of a Linformer alone."""
 
+import time
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -45,6 +46,43 @@ class Sizes:
             "hidden_dropout_prob": 0.0,
             "attention_probs_dropout_prob": 0.0,
         }
+
+
+# What models do
+
+
+def work_of(model, mode, inputs, after_backward):
+    """
+    Returns a function that does the work of a mode once.
+
+    In inference that is a pass without gradients. In training it is a pass forward and back, for a loss in which all hidden
+    states have a part, and then `after_backward()`. `inputs` are the arguments of the model, as a dictionary.
+    """
+    model.train(mode == "training")
+    if mode == "inference":
+        return torch.no_grad()(lambda: model(**inputs))
+
+    def work():
+        output = model(**inputs)
+        output = output if isinstance(output, torch.Tensor) else output[0]
+        output.float().square().mean().backward()
+        after_backward()
+
+    return work
+
+
+def seconds_of(work, device):
+    """Returns the CPU time of this process that `work()` takes, or, on a GPU, the time between two events."""
+    if device.type == "cpu":
+        start = time.process_time()
+        work()
+        return time.process_time() - start
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    work()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / 1000
 
 
 # Linformers
@@ -123,6 +161,18 @@ class Pieces(nn.Module):
 
     def forward(self, input_ids):
         return torch.cat([self.encoder(piece).last_hidden_state for piece in input_ids.split(512, dim=1)], dim=1)
+
+
+class PiecesAtOnce(nn.Module):
+    """An encoder that reads documents in pieces of one size, all of them in one batch. Documents are of complete pieces."""
+
+    def __init__(self, encoder, size):
+        super().__init__()
+        self.encoder, self.size = encoder, size
+
+    def forward(self, input_ids, attention_mask=None):
+        mask = attention_mask if attention_mask is None else attention_mask.view(-1, self.size)
+        return self.encoder(input_ids.view(-1, self.size), attention_mask=mask).last_hidden_state.view(*input_ids.shape, -1)
 
 
 def pieces(sizes, n):

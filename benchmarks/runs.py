@@ -38,6 +38,18 @@ def read_results(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
+def is_finished(wanted, results):
+    """Returns whether one of the results is of these arguments."""
+    return any(wanted.items() <= result.items() for result in results)
+
+
+def keep_result(result, path):
+    """Makes a result a line of the file, and prints it."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(result) + "\n")
+    print(json.dumps(result), flush=True)
+
+
 def keep_inputs(output_dir, **inputs):
     """
     Keeps in the file inputs.json what all results of a folder are of, such as the name of a model. Paths are made absolute.
@@ -67,7 +79,7 @@ def run_missing(wanted, run, path, jobs):
     are returned, those that were not asked for too.
     """
     results = read_results(path)
-    missing = [each for each in wanted if not any(each.items() <= result.items() for result in results)]
+    missing = [each for each in wanted if not is_finished(each, results)]
 
     def result_of(each):
         return each | run(**each)
@@ -75,9 +87,7 @@ def run_missing(wanted, run, path, jobs):
     with ThreadPoolExecutor(jobs) as pool:
         for result in map(Future.result, as_completed([pool.submit(result_of, each) for each in missing])):
             results.append(result)
-            with open(path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(result) + "\n")
-            print(json.dumps(result), flush=True)
+            keep_result(result, path)
     return results
 
 

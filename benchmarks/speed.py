@@ -26,7 +26,6 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -38,7 +37,7 @@ from transformers import HfArgumentParser
 from transformers_linformer.tables import markdown_table
 
 from .memory import peak_memory_of
-from .models import MODELS, VOCAB_SIZE, Sizes
+from .models import MODELS, VOCAB_SIZE, Sizes, seconds_of, work_of
 
 
 @dataclass
@@ -98,38 +97,13 @@ def build(name, sizes, n, mode, batch_size):
     if name != "linformer-int8":
         model = model.to(device(), getattr(torch, "bfloat16" if name.endswith("bfloat16") else sizes.dtype))
     input_ids = torch.randint(3, VOCAB_SIZE, (batch_size, n), device=device())
-    model.train(mode == "training")
-    if mode == "inference":
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5) if mode == "training" else None
 
-        def work():
-            with torch.no_grad():
-                model(input_ids)
-
-        return work, layers
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
-
-    def work():
-        output = model(input_ids)
-        output = output if isinstance(output, torch.Tensor) else output[0]
-        output.float().square().mean().backward()
+    def after_backward():
         optimizer.step()
         optimizer.zero_grad()
 
-    return work, layers
-
-
-def seconds_of(work):
-    """Returns the CPU time of this process that `work()` takes, or, on a GPU, the time between two events."""
-    if device().type == "cpu":
-        start = time.process_time()
-        work()
-        return time.process_time() - start
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    start.record()
-    work()
-    end.record()
-    torch.cuda.synchronize()
-    return start.elapsed_time(end) / 1000
+    return work_of(model, mode, {"input_ids": input_ids}, after_backward), layers
 
 
 def time_all(models, sizes, lengths, mode, batch_size, repeats, max_seconds):
@@ -148,7 +122,7 @@ def time_all(models, sizes, lengths, mode, batch_size, repeats, max_seconds):
         for repeat in tqdm(range(repeats + 1), desc=f"n = {n}"):
             for name, (work, layers) in works.items():
                 if name not in too_slow or not times[name]:
-                    elapsed = seconds_of(work)
+                    elapsed = seconds_of(work, device())
                     if repeat > 0 or elapsed > max_seconds:  # the first time is to warm up
                         times[name].append(elapsed / layers)
                     if elapsed > max_seconds:
@@ -165,12 +139,7 @@ def peak_memory(name, sizes, n, mode, batch_size):
     work, _ = build(name, small, 64, mode, batch_size)
     work()
     work, _ = build(name, sizes, n, mode, batch_size)
-    if device().type == "cuda":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        work()
-        return torch.cuda.max_memory_allocated() - before
-    return peak_memory_of(work)
+    return peak_memory_of(work, device())
 
 
 def measure_memory(timed, sizes, mode, batch_size):
