@@ -19,7 +19,9 @@ There are four parts, and each measurement is kept as a line of gpu.jsonl as soo
 - `table`: table 3 of the paper, the attention of its equation 7 against full attention, with fused and unfused kernels.
 
 The models of one measurement take turns. A time is the median of several, between two events of the GPU, or of the CPU's time
-with one thread. Memory is what comes on top of the weights. What fails is written down with its reason and is not tried again.
+with one thread. Memory is what a GPU needs on top of the weights, and is not measured on a CPU, nor for CUDA graphs. What
+fails is written down with its reason and is not tried again.
+
 A second start makes the measurements that are missing. On another machine, with other versions, and when the code of the model
 has changed, all of them are missing. Writes the tables to gpu.md, too.
 """
@@ -209,7 +211,8 @@ def time_models(models, n, tokens, mode, how, args):
         work()
         result = {"work": work, "seconds_first": round(time.perf_counter() - start, 2)}
         memory = peak_memory_of(work, args.device)
-        if how != "CUDA graphs":  # theirs is set aside before, and does not count in the peak of a call
+        # What a graph needs is set aside before, and on a CPU a process keeps what an earlier call needed
+        if how != "CUDA graphs" and args.device.type == "cuda":
             result["MiB"] = round(memory / 2**20, 1)
         work()  # the third call is the first that replays a graph
         return result
@@ -290,7 +293,7 @@ def profile(work, device):
     Returns the milliseconds that work takes, those that it computes in, and the greatest shares of operations and kernels.
 
     A share is a name, a part of the milliseconds that it computes in, and the number of calls. On a GPU the share of an
-    operation is that of the kernels it launches.
+    operation is that of the kernels that it launches, and what they do not take is time in which the GPU waits.
     """
     for _ in range(3):  # to warm up
         milliseconds = seconds_of(work, device) * 1e3
@@ -435,7 +438,7 @@ def paper_table(lines):
     def saved(result, full):
         if result is None or "failed" in result:
             return cost(result)
-        return " / ".join(ratio(full, result, key) or "?" for key in ("ms", "MiB")) + f" ({cost(result)})"
+        return " / ".join(filter(None, (ratio(full, result, key) for key in ("ms", "MiB")))) + f" ({cost(result)})"
 
     rows = []
     for line in lines:
@@ -457,8 +460,8 @@ def profile_table(lines):
             titles = [title for name in line["results"] for title in (f"{name}: {key}", "share", "calls")]
             parts.append(markdown_table(titles, rows))
     for name, result in line["results"].items():
-        computing = result.get("failed") or f"{result['ms']:.2f} ms, of which it computes in {result['ms_computing']:.2f} ms."
-        parts.append(f"{name}: {computing}")
+        times = "{ms:.2f} ms, and {ms_computing:.2f} ms of computing by the profiler, which slows down a CPU"
+        parts.append(f"{name}: {result.get('failed') or times.format(**result)}.")
     return "\n\n".join(parts)
 
 
