@@ -101,10 +101,10 @@ def make_models(name_or_path, n):
     config = transformers.BertConfig(**fields, max_position_embeddings=n)
     models = {"full attention": load_into(BertModel(config, add_pooling_layer=False), state)}
     models["pieces of 512"] = Pieces(bert)
-    for block_size in (128, 512):
+    for block_size in (256, 512):
         linformer = convert_to_linformer(bert, max_position_embeddings=n, block_size=block_size)
         linformer.config.far_token_limit = None  # as full attention counts all tokens
-        models[f"Linformer, k = 64, b = {block_size}"] = linformer
+        models[f"Linformer, k = {linformer.config.projected_dim}, b = {block_size}"] = linformer
     models["Longformer, window of 256"] = longformer(256)
     models["Longformer, window of 512"] = longformer(512)
     config = transformers.BigBirdConfig(**fields, max_position_embeddings=n, block_size=64, num_random_blocks=3)

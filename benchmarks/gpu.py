@@ -63,8 +63,6 @@ GOALS = {"inference": 1.2, "training": 1.3}
 COMPILED = {"CUDA graphs": "reduce-overhead", "compiled": "default"}
 # How many seconds a measurement is expected to take before the first of its kind was made
 EXPECTED = {"operations": 20, "profile": 20, "table": 10, "eager": 10, "compiled": 60, "CUDA graphs": 60}
-# A window of this many tokens is doubled until there are no more rows than this
-WINDOW, MOST_ROWS = 32, 256
 # What table 3 of the paper has for k = 128: how many times faster the Linformer is, and how many times less memory it needs
 PAPER = {
     512: (1.5, 1.7),
@@ -114,10 +112,7 @@ def parse_arguments(arguments=None):
 
 
 def ours(sizes, n, block_size, args, **fields):
-    window = WINDOW
-    while n // window > MOST_ROWS:
-        window *= 2
-    sizes = replace(sizes, projected_dim=n // window, block_size=block_size)
+    sizes = replace(sizes, block_size=block_size)
     limit = args.piece - block_size or None
     return lambda: linformer(sizes, n, **{"far_token_limit": limit, "inference_chunk_size": 0} | fields)[0]
 

@@ -31,7 +31,8 @@ from transformers import AutoModel, AutoTokenizer
 from transformers_linformer.tables import markdown_table
 
 from .long_tasks import TASKS
-from .reading import seconds_and_memory
+from .models import rows_of
+from .reading import PIECE, seconds_and_memory
 from .runs import keep_inputs, read_results, run_missing
 
 
@@ -52,7 +53,7 @@ def parse_arguments():
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS, help="The tasks, in this order.")
     parser.add_argument("--models", nargs="+", help="The models, of those that a task has. All are the default.")
     parser.add_argument("--splits", nargs="+", type=int, help="The splits. All of a task are the default.")
-    parser.add_argument("--projected_dim", type=int, default=64, help="k.")
+    parser.add_argument("--projected_dim", type=int, help="k. The default is that of a conversion: n / 32, and at most 256.")
     parser.add_argument("--timed_documents", type=int, default=64, help="The number of documents whose reading is timed.")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="The torch device.")
     return parser.parse_args()
@@ -205,7 +206,7 @@ def write_summary(output_dir, results):
 def run_task(task, args, path):
     """Runs what the file at `path` does not hold yet of a task."""
     (name,) = (name for name, each in TASKS.items() if each is type(task))
-    k = {"k": args.projected_dim}
+    k = {"k": rows_of(PIECE * task.max_pieces, args.projected_dim, PIECE)}
     models = [model for model in task.models if args.models is None or model in args.models]
     splits = range(task.splits) if args.splits is None else args.splits
     wanted = [

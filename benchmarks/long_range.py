@@ -11,7 +11,7 @@ The tasks are those of Tay et al. (2020), arXiv 2011.04006. In ListOps (section 
 digits, such as `[MAX 2 9 [MIN 4 7 ] 0 ]`, and its value is one of ten classes. The trees are generated, once, and stored in
 the output folder. In Text (section 2.2.2), the input is a review of IMDB as bytes, and it is positive or negative.
 
-A model is named as in `linear/k256`, `linear/k256/b128` or `attention_pool/k64/b128`: its projection, and after it, in any
+A model is named as in `linear/k256`, `linear/k256/b128` or `attention_pool/k125/b128`: its projection, and after it, in any
 order, k, b and the sharing, if they are not n / 4, 0 and layerwise. `full` is full attention: one block of n tokens. Each
 classifier reads the mean of all tokens. All models have the same sizes, which are not those of the paper but the small ones of
 its reimplementations in PyTorch, and all are trained with the same arguments.
@@ -50,7 +50,7 @@ from .models import linformer_fields
 from .runs import Stopwatch, add_training_arguments, digest, has_ended, mean_and_error, run_missing, training_options
 
 
-MODELS = ["full", "linear/k256", "linear/k256/b128", "attention_pool/k64/b128", "mean_pool/k256"]
+MODELS = ["full", "linear/k256", "linear/k256/b128", "attention_pool/k125/b128", "mean_pool/k250"]
 SPLITS = ("train", "validation", "test")
 PADDING = 0
 

@@ -7,7 +7,8 @@ Read one document of a million tokens with an encoder of base size, and measure 
     python -m benchmarks.million --help
 
 The text is the documentation of Python, repeated as often as needed, with a tokenizer that is trained on it. The encoder has
-12 layers, d = 768 and random weights, and reads the complete document at once, on all cores.
+12 layers, d = 768 and random weights, and reads the complete document at once, on all cores. It has as many positions as the
+document has tokens, rounded up to complete windows.
 
 Prints the time, and the peak memory of the process with everything in it. For comparison it also prints the time that RoBERTa
 of the same size takes for the first 4,096 tokens of the document, and for as many parts of 4,096 tokens as the document has.
@@ -37,9 +38,9 @@ SIZES = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 307
 def parse_arguments():
     description = __doc__.strip().splitlines()[0]
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=1_000_000, help="n.")
-    parser.add_argument("--projected_dim", type=int, default=64, help="k.")
-    parser.add_argument("--block_size", type=int, default=128, help="b. 0 is for no blocks.")
+    parser.add_argument("--tokens", type=int, default=1_000_000, help="The number of tokens of the document.")
+    parser.add_argument("--projected_dim", type=int, default=256, help="k, the greatest number of rows.")
+    parser.add_argument("--block_size", type=int, default=256, help="b. 0 is for no blocks.")
     parser.add_argument("--projection_type", default="attention_pool", choices=PROJECTION_TYPES, help="How n rows become k.")
     parser.add_argument("--num_hidden_layers", type=int, default=12, help="The number of layers.")
     return parser.parse_args()
@@ -72,10 +73,14 @@ def main():
     print(f"RoBERTa would take {seconds * parts / 60:.1f} minutes for {parts} parts of {PART:,} tokens")
     del roberta
 
+    window = 32
+    while window * args.projected_dim < n:
+        window *= 2
+    longest = -(-n // max(window, args.block_size)) * max(window, args.block_size)
     config = LinformerConfig(
         **sizes,
-        max_position_embeddings=n,
-        projected_dim=args.projected_dim,
+        max_position_embeddings=longest,
+        projected_dim=longest // window,
         block_size=args.block_size,
         projection_type=args.projection_type,
     )

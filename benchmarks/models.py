@@ -14,17 +14,25 @@ from configuration_linformer import LinformerConfig
 from configuration_linformer.configuration_linformer import PROJECTION_SHARINGS, PROJECTION_TYPES
 from modeling_linformer import LinformerModel
 from transformers_linformer import attention_interface  # noqa: F401  registers the attention "linformer"
+from transformers_linformer.conversion import default_window
 
 
 VOCAB_SIZE = 1000
+
+
+def rows_of(n, projected_dim, block_size):
+    """Returns k: `projected_dim`, but at most n, or, if that is None, as many rows as a conversion to n positions has."""
+    return n // default_window(n, block_size) if projected_dim is None else min(projected_dim, n)
 
 
 @dataclass
 class Sizes:
     """The sizes that all models have in common, and their dtype."""
 
-    projected_dim: int = field(default=64, metadata={"help": "k."})
-    block_size: int = field(default=128, metadata={"help": "b, the number of tokens that attend to each other exactly."})
+    projected_dim: int | None = field(
+        default=None, metadata={"help": "k. The default is that of a conversion: n / 32, and at most 256."}
+    )
+    block_size: int = field(default=256, metadata={"help": "b, the number of tokens that attend to each other exactly."})
     hidden_size: int = field(default=768, metadata={"help": "d. The feed-forward layer has four times as much."})
     num_attention_heads: int = field(default=12, metadata={"help": "h."})
     num_hidden_layers: int = field(
@@ -33,6 +41,10 @@ class Sizes:
     dtype: str = field(
         default="float32", metadata={"choices": ["float32", "bfloat16"], "help": "The dtype of weights and hidden states."}
     )
+
+    def rows(self, n):
+        """Returns k for inputs of n tokens."""
+        return rows_of(n, self.projected_dim, self.block_size)
 
     @property
     def config_kwargs(self):
@@ -96,8 +108,7 @@ def linformer_fields(model, n):
     """Returns the fields of the configuration that the name of a model stands for."""
     projection, *options = model.split("/")
     if projection == "full":
-        # The fewest rows that there can be. They have no tokens outside the block, and do not count.
-        fields = {"projection_type": "mean_pool", "projected_dim": 2, "block_size": n}
+        fields = {"projection_type": "mean_pool", "projected_dim": 1, "block_size": n}  # one block, which has no rows
     else:
         fields = {"projection_type": projection, "projected_dim": n // 4}
     for option in options:
@@ -113,7 +124,7 @@ def linformer(sizes, n, **fields):
     config = LinformerConfig(
         **sizes.config_kwargs,
         max_position_embeddings=n,
-        projected_dim=min(sizes.projected_dim, n),
+        projected_dim=sizes.rows(n),
         type_vocab_size=1,
         **fields,
     )
@@ -141,14 +152,14 @@ def int8(sizes, n):
 # Baselines
 
 
-def set_attention(config, sizes, attention):
+def set_attention(config, sizes, n, attention):
     config._attn_implementation = attention
-    config.linformer_attention = {"projected_dim": sizes.projected_dim, "block_size": sizes.block_size}
+    config.linformer_attention = {"window": n // sizes.rows(n), "block_size": sizes.block_size}
 
 
 def roberta(sizes, n, attention):
     config = transformers.RobertaConfig(**sizes.config_kwargs, max_position_embeddings=n + 2, type_vocab_size=1)
-    set_attention(config, sizes, attention)
+    set_attention(config, sizes, n, attention)
     return transformers.RobertaModel(config, add_pooling_layer=False), sizes.num_hidden_layers
 
 
@@ -211,7 +222,7 @@ def modernbert(sizes, n, attention):
         max_position_embeddings=n,
         pad_token_id=1,
     )
-    set_attention(config, sizes, attention)
+    set_attention(config, sizes, n, attention)
     return transformers.ModernBertModel(config), 3
 
 
@@ -234,7 +245,7 @@ def pypi_linformer(sizes, n):
         seq_len=n,
         depth=sizes.num_hidden_layers,
         heads=sizes.num_attention_heads,
-        k=sizes.projected_dim,
+        k=sizes.rows(n),
     )
     return WithEmbeddings(encoder, sizes.hidden_size), sizes.num_hidden_layers
 
@@ -245,7 +256,7 @@ def pypi_linformer_pytorch(sizes, n):
     encoder = Linformer(
         input_size=n,
         channels=sizes.hidden_size,
-        dim_k=sizes.projected_dim,
+        dim_k=sizes.rows(n),
         dim_ff=4 * sizes.hidden_size,
         nhead=sizes.num_attention_heads,
         depth=sizes.num_hidden_layers,
@@ -268,7 +279,7 @@ class Floor(nn.Module):
 
     def __init__(self, sizes, n, block_size):
         super().__init__()
-        d, h, k = sizes.hidden_size, sizes.num_attention_heads, min(sizes.projected_dim, n)
+        d, h, k = sizes.hidden_size, sizes.num_attention_heads, rows_of(n, sizes.projected_dim, block_size)
         dtype = getattr(torch, sizes.dtype)
 
         def tensor(*shape):

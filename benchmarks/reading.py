@@ -48,7 +48,10 @@ class Reader(nn.Module):
         return self.encoder.config.model_type == "linformer"
 
     def as_linformer(self, max_pieces, projected_dim):
-        """Returns a reader with the same weights that reads complete documents."""
+        """
+        Returns a reader with the same weights that reads complete documents. If `projected_dim` is None, there is a row for
+        each 32 tokens, or, of documents of more than 8,192, longer windows and 256 rows.
+        """
         encoder = convert_to_linformer(
             copy.deepcopy(self.encoder),
             projected_dim=projected_dim,

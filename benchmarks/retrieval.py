@@ -47,7 +47,7 @@ def parse_arguments():
     parser.add_argument(
         "--linformers",
         nargs="+",
-        default=["64:128", "64:512", "256:0"],
+        default=["256:256", "256:512", "256:0"],
         help="k:b of each Linformer. A `far_token_limit` other than the default, or `none`, follows after a further colon.",
     )
     parser.add_argument("--projection_type", default="attention_pool", choices=PROJECTION_TYPES, help="How n rows become k.")

@@ -28,6 +28,7 @@ from modeling_linformer import LinformerModel, sequence_parallel
 from transformers_linformer.tables import markdown_table
 
 from .memory import peak_memory_of
+from .models import rows_of
 
 
 LAYERS = 2
@@ -44,8 +45,8 @@ def parse_arguments():
     parser.add_argument(
         "--processes", nargs="+", type=int, default=[1, 2, 4], help="The numbers of processes that share a sequence."
     )
-    parser.add_argument("--projected_dim", type=int, default=64, help="k.")
-    parser.add_argument("--block_size", type=int, default=128, help="b. 0 is for no blocks.")
+    parser.add_argument("--projected_dim", type=int, help="k. The default is that of a conversion: n / 32, and at most 256.")
+    parser.add_argument("--block_size", type=int, default=256, help="b. 0 is for no blocks.")
     parser.add_argument("--projection_type", default="attention_pool", choices=PROJECTION_TYPES, help="How n rows become k.")
     parser.add_argument("--hidden_size", type=int, default=384, help="d. Each head has 64 of it.")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
@@ -115,7 +116,8 @@ def main():
         return
     results, rows = [], []
     for n, processes in product(args.lengths, args.processes):
-        result = measure(processes, n, args.mode, model_options)
+        k = rows_of(n, args.projected_dim, args.block_size)
+        result = measure(processes, n, args.mode, model_options | {"projected_dim": k})
         print(json.dumps(result), flush=True)
         results.append(result)
         ring = 2 * n * args.hidden_size * 4  # keys and values, float32

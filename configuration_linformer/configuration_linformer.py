@@ -9,7 +9,7 @@ from transformers.utils.versions import require_version
 
 
 # The version of this library, which each checkpoint names
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 
 # This comes before the other imports, as older releases lack some of what they import
 require_version("transformers>=5.4.0", "The Linformer needs it: pip install --upgrade transformers")
@@ -60,16 +60,16 @@ class LinformerConfig(PreTrainedConfig):
         with `"headwise"`, each layer has one E and one F; with `"key_value"`, each layer has one E = F; and with
         `"layerwise"`, all layers have the same E = F. Poolings have no parameters, so the choice does not change them.
     projection_type (`str`, *optional*, defaults to `"linear"`):
-        What projects n rows to k (section 4, general projections). `"linear"` is a learned k x n matrix, and `"conv"` is a
-        learned convolution along the sequence whose kernel and stride are n / k. `"mean_pool"` and `"max_pool"` take the
-        mean or the maximum over each of k windows. The windows adapt to the length of each sequence, and the first token
-        has a window of its own, so that an input of at most k tokens gets full attention. `"attention_pool"` takes a
-        weighted mean over each of the same windows: for each head, the weights are a softmax of the tokens' scores for the
-        mean query. So it depends on the input, which goes further than the paper.
+        What projects n rows to k (section 4, general projections). `"linear"` is a learned k x n matrix. All other types make
+        a row of each window of w = n / k consecutive positions: `"conv"` by a learned convolution with kernel and stride w,
+        `"mean_pool"` and `"max_pool"` by the mean or the maximum of its tokens, and `"attention_pool"` by a weighted mean, for
+        each head by a softmax of the tokens' scores for the mean query of the window. So that one depends on the input, which
+        goes further than the paper. An input of m positions has m / w rows, rounded up.
     block_size (`int` or `list[int]`, *optional*, defaults to 0):
-        The sequence is cut into blocks of this many tokens. A token attends exactly to the tokens of its own block, and
-        also to the projected rows of the complete sequence. So an input of at most `block_size` tokens gets full
-        attention. A list gives one size per layer. 0 is the attention of the paper, to the projected rows alone.
+        b: the sequence is cut into blocks of this many tokens. A token attends exactly to the tokens of its own block, and
+        also to the projected rows of the complete sequence, but for those of windows that have tokens of its block. So an
+        input of at most b tokens gets full attention. Except with `"linear"`, b has to be a divisor or a multiple of w. A list
+        gives one size per layer. 0 is the attention of the paper, to the projected rows alone.
     far_token_limit (`int`, *optional*):
         With blocks and a pooling, the largest number of tokens outside a block that are counted in its softmax. If a
         sequence has more, each projected row counts for proportionally fewer tokens, so that nearby tokens weigh as much
@@ -78,17 +78,17 @@ class LinformerConfig(PreTrainedConfig):
     relative_attention_num_buckets (`int`, *optional*):
         The number of buckets of distances between tokens, with a bias of the scores per head for each, as in MPNet and T5.
         A multiple of 4. Half of them are for tokens to the right. Distances of 128 and more share one bucket. The distance
-        of a projected row is that of the middle of its window. A row of a learned E has no window and no bias, so with
-        `"linear"` and `"conv"` only the tokens of a block have one. `None` is no bias.
+        of a projected row is that of the middle of its window. A row of `"linear"` has no window, so there only the tokens of
+        a block have a bias. `None` is no bias.
     sparse_prediction (`bool`, *optional*, defaults to `False`):
         Whether `LinformerForMaskedLM`, if it is given labels, scores the vocabulary only at the tokens to predict. The loss
         is the same, and the head takes about a seventh of the time and memory.
     inference_chunk_size (`int`, *optional*):
         Without gradients, an input of more than this many tokens goes through each layer in chunks of this many tokens,
-        rounded up to whole blocks. The chunks use the same memory one after the other, and the outputs are the same. The
-        layers then overwrite their input, so a forward hook has to copy what it keeps. `None` stands for 512 on a CPU, and on
-        other devices, which smaller chunks would not keep busy, for 16,384 if the input has at least 65,536 tokens. 0 turns
-        chunks off. They are also off with `output_attentions` and under `torch.compile`.
+        rounded up to whole blocks and windows. The chunks use the same memory one after the other, and the outputs are the
+        same. The layers then overwrite their input, so a forward hook has to copy what it keeps. `None` stands for 512 on a
+        CPU, and on other devices, which smaller chunks would not keep busy, for 16,384 if the input has at least 65,536
+        tokens. 0 turns chunks off. They are also off with `output_attentions` and under `torch.compile`.
     classifier_pooling (`str`, *optional*, defaults to `"cls"`):
         What `LinformerForSequenceClassification` reads: `"cls"` is the hidden state of the first token, and `"mean"` is
         the mean of those of all tokens, to which all blocks of a long document contribute.
@@ -103,7 +103,8 @@ class LinformerConfig(PreTrainedConfig):
         saved beside it, for every head. A class that inherits from a head needs a configuration of its own, which inherits
         from this one and whose `_own_auto_map` names that class.
     linformer_version (`str`, *optional*):
-        The version of this library that wrote the checkpoint. What is saved names the version that saves it.
+        The version of this library that wrote the checkpoint. What is saved names the version that saves it. The windows of
+        0.1.0 adapted to each input, so such a checkpoint is refused unless its projection is `"linear"`.
 
     Raises `ValueError` if a field has a wrong value, or if fields contradict each other.
 
@@ -158,16 +159,9 @@ class LinformerConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        # `strict` also runs the validators, after this and before saving, but wraps their ValueError in its own error,
-        # which is not a ValueError. Here they raise it as it is.
-        self.validate_decoder()
-        self.validate_numbers()
-        self.validate_hidden_size()
-        self.validate_projection()
-        self.validate_blocks()
-        self.validate_position_period()
-        self.validate_relative_attention()
-        self.validate_inference_chunk_size()
+        # `strict` also runs the validator, after this and before saving, but wraps its ValueError in its own error, which is
+        # not a ValueError. Here it is raised as it is.
+        self.validate_fields()
 
     def to_dict(self):
         # The checkpoint that was loaded may name somebody else's code. Saved, that would run wherever the result is loaded.
@@ -184,9 +178,14 @@ class LinformerConfig(PreTrainedConfig):
         return self.per_layer(self.block_size)
 
     @property
-    def block_multiple(self) -> int:
-        """Returns the smallest number of tokens that is a multiple of the block size in every layer, or 1 without blocks."""
-        return math.lcm(*(size for size in self.block_sizes if size))
+    def windows(self) -> list[int | None]:
+        """Returns a list of w = n / k for each of the `num_hidden_layers` layers. With `linear` there are no windows: None."""
+        return [None if self.projection_type == "linear" else self.max_position_embeddings // k for k in self.projected_dims]
+
+    @property
+    def part_multiple(self) -> int:
+        """Returns the smallest number of positions that consists of whole blocks and windows in every layer."""
+        return math.lcm(*(size for size in (*self.block_sizes, *self.windows) if size))
 
     @property
     def size_of_embeddings(self) -> int:
@@ -201,128 +200,106 @@ class LinformerConfig(PreTrainedConfig):
     def per_layer(self, value):
         return [value] * self.num_hidden_layers if isinstance(value, int) else value
 
-    def validate_decoder(self):
+    def validate_fields(self):
+        for problem in self.problems():
+            raise ValueError(problem)
+
+    def problems(self):
+        """Yields what is wrong with the fields, one line each. A check may rely on those before it."""
+        n, k, b, kind = self.max_position_embeddings, self.projected_dim, self.block_size, self.projection_type
+        if self.linformer_version.startswith("0.1.") and kind != "linear":
+            yield (
+                f"`linformer_version` is {self.linformer_version}, whose windows adapted to each input. In {VERSION} they are"
+                f" even, and with `projection_type={kind!r}` the model would compute something else. Convert or"
+                " train it again."
+            )
         for name in ("is_decoder", "add_cross_attention"):
             if getattr(self, name):
-                raise ValueError(
+                yield (
                     f"`{name}=True` is impossible: a Linformer projects keys and values along the sequence, so every"
                     " projected row mixes all positions, later ones too, and no causal mask can separate them. Leave"
                     f" `{name}=False`, and use a causal model to generate text."
                 )
 
-    def validate_numbers(self):
         names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
         for name in (*names, "max_position_embeddings", "type_vocab_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+                yield f"`{name}` must be at least 1, got {getattr(self, name)}."
         if self.size_of_embeddings < 1:
-            raise ValueError(f"`embedding_size` must be at least 1, or None for `hidden_size`, got {self.embedding_size}.")
+            yield f"`embedding_size` must be at least 1, or None for `hidden_size`, got {self.embedding_size}."
         for name in ("initializer_range", "layer_norm_eps"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"`{name}` must be a finite number, at least 0, got {getattr(self, name)}.")
+                yield f"`{name}` must be a finite number, at least 0, got {getattr(self, name)}."
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
             if getattr(self, name) is not None and not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` must be a probability, from 0 to 1, got {getattr(self, name)}.")
-
+                yield f"`{name}` must be a probability, from 0 to 1, got {getattr(self, name)}."
         if self.pad_token_id is not None and not -self.vocab_size <= self.pad_token_id < self.vocab_size:
-            raise ValueError(
-                f"`pad_token_id` must be one of the `vocab_size` ({self.vocab_size}) ids, or None, got {self.pad_token_id}."
-            )
-
-    def validate_position_period(self):
-        n, period, block = self.max_position_embeddings, self.position_period, self.block_multiple
-        if period is None:
-            return
-        if not 1 <= period <= n:
-            raise ValueError(
-                f"`position_period` must be from 1 to `max_position_embeddings` ({n}), or None for n different positions, got"
-                f" {period}."
-            )
-        if period < n and period % block:
-            raise ValueError(
-                f"`block_size` is {self.block_size}, which does not divide the {period} positions of `position_period`: later"
-                " positions repeat them, and a repetition would start within a block. Choose a divisor, or 0."
-            )
-
-    def validate_relative_attention(self):
-        buckets = self.relative_attention_num_buckets
-        if buckets is None:
-            return
-        if buckets % 4 or not 4 <= buckets <= 256:
-            raise ValueError(
-                "`relative_attention_num_buckets` must be a multiple of 4, from 4 to 256, or None for no relative positions,"
-                f" got {buckets}."
-            )
-        if self.has_learned_projection and not any(self.block_sizes):
-            raise ValueError(
-                f"`relative_attention_num_buckets` is {buckets}, but a row of a learned"
-                f" `projection_type={self.projection_type!r}` has no distance to a token, so without blocks nothing has one."
-                " Set `block_size`, or choose a pooling."
-            )
-
-    def validate_inference_chunk_size(self):
-        if self.inference_chunk_size is not None and self.inference_chunk_size < 0:
-            raise ValueError(
-                "`inference_chunk_size` must be a number of tokens per chunk, or 0 for never using chunks, or None, got"
-                f" {self.inference_chunk_size}."
-            )
-
-    def validate_hidden_size(self):
+            yield f"`pad_token_id` must be one of the `vocab_size` ({self.vocab_size}) ids, or None, got {self.pad_token_id}."
         if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"`hidden_size` ({self.hidden_size}) must be a multiple of `num_attention_heads` ({self.num_attention_heads})."
-            )
-
-    def validate_projection(self):
-        choices = {
-            "projection_sharing": PROJECTION_SHARINGS,
-            "projection_type": PROJECTION_TYPES,
-            "classifier_pooling": CLASSIFIER_POOLINGS,
-            "hidden_act": tuple(ACT2FN),
-        }
+            heads = self.num_attention_heads
+            yield f"`hidden_size` ({self.hidden_size}) must be a multiple of `num_attention_heads` ({heads})."
+        choices = {"projection_sharing": PROJECTION_SHARINGS, "projection_type": PROJECTION_TYPES}
+        choices |= {"classifier_pooling": CLASSIFIER_POOLINGS, "hidden_act": tuple(ACT2FN)}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
+                yield f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}."
 
-        n, dims = self.max_position_embeddings, self.projected_dims
-        for name, values in (("projected_dim", dims), ("block_size", self.block_sizes)):
+        for name, values in (("projected_dim", self.projected_dims), ("block_size", self.block_sizes)):
             if len(values) != self.num_hidden_layers:
-                raise ValueError(
+                yield (
                     f"A list for `{name}` needs one int per layer: `num_hidden_layers` is {self.num_hidden_layers}, but"
                     f" the list has {len(values)}: {values}."
                 )
-        # The first token has a window of its own, so pooling needs a second one for all the others.
-        smallest = 1 if self.has_learned_projection else 2
-        for k in dims:
-            if not smallest <= k <= n:
-                raise ValueError(
-                    f"`projected_dim` must be from {smallest} to `max_position_embeddings` ({n}) with"
-                    f" `projection_type={self.projection_type!r}`, got {self.projected_dim}."
-                )
-            if self.projection_type == "conv" and n % k:
-                raise ValueError(
-                    "`projection_type='conv'` has the kernel and stride n / k, so `max_position_embeddings`"
-                    f" ({n}) must be a multiple of `projected_dim`, got {self.projected_dim}."
-                )
-        if self.projection_sharing == "layerwise" and self.has_learned_projection and len(set(dims)) > 1:
-            raise ValueError(
+        if not all(1 <= each <= n for each in self.projected_dims):
+            yield f"`projected_dim` must be from 1 to `max_position_embeddings` ({n}), got {k}."
+        if kind != "linear" and any(n % each for each in self.projected_dims):
+            yield (
+                f"`projection_type={kind!r}` has windows of n / k positions, so `max_position_embeddings` ({n}) must be a"
+                f" multiple of `projected_dim`, got {k}."
+            )
+        if self.projection_sharing == "layerwise" and self.has_learned_projection and len(set(self.projected_dims)) > 1:
+            yield (
                 "`projection_sharing='layerwise'` has one projection for all layers, so they must have the same"
-                f" `projected_dim`, got {self.projected_dim}. Use 'key_value', 'headwise' or 'none' for one k per layer."
+                f" `projected_dim`, got {k}. Use 'key_value', 'headwise' or 'none' for one k per layer."
             )
-
-    def validate_blocks(self):
-        if min(self.block_sizes, default=0) < 0:
-            raise ValueError(f"`block_size` must be a number of tokens, or 0 for no blocks, got {self.block_size}.")
+        if min(self.block_sizes) < 0:
+            yield f"`block_size` must be a number of tokens, or 0 for no blocks, got {b}."
+        for size, window in zip(self.block_sizes, self.windows):
+            if size and window and size % window and window % size:
+                yield (
+                    f"`block_size` must be a divisor or a multiple of the window of n / k = {window} positions, got {b}:"
+                    f" otherwise a window would have tokens of a block and others. Change it or `projected_dim` ({k})."
+                )
         if self.far_token_limit is not None and self.has_learned_projection:
-            raise ValueError(
+            yield (
                 f"`far_token_limit` is {self.far_token_limit}, but it is only for poolings: a row of a learned"
-                f" `projection_type={self.projection_type!r}` does not stand for a number of tokens. Leave it `None`."
+                f" `projection_type={kind!r}` does not stand for a number of tokens. Leave it `None`."
             )
-        least = max(self.projected_dims, default=0)
-        if self.far_token_limit is not None and self.far_token_limit < least:
-            raise ValueError(
-                f"`far_token_limit` must be at least `projected_dim` ({least}), got {self.far_token_limit}. Otherwise an"
-                " input of at most `projected_dim` tokens would not get full attention."
+        if self.far_token_limit is not None and self.far_token_limit < 1:
+            yield f"`far_token_limit` must be at least 1, or None for no limit, got {self.far_token_limit}."
+
+        period, buckets, chunk_size = self.position_period, self.relative_attention_num_buckets, self.inference_chunk_size
+        if period is not None and not 1 <= period <= n:
+            yield (
+                f"`position_period` must be from 1 to `max_position_embeddings` ({n}), or None for n different positions, got"
+                f" {period}."
+            )
+        if period is not None and period < n and any(period % size for size in self.block_sizes if size):
+            yield (
+                f"`block_size` is {b}, which does not divide the {period} positions of `position_period`: later positions"
+                " repeat them, and a repetition would start within a block. Choose a divisor, or 0."
+            )
+        if buckets is not None and (buckets % 4 or not 4 <= buckets <= 256):
+            yield f"`relative_attention_num_buckets` must be a multiple of 4, from 4 to 256, or None for none, got {buckets}."
+        if buckets is not None and kind == "linear" and not any(self.block_sizes):
+            yield (
+                f"`relative_attention_num_buckets` is {buckets}, but a row of `projection_type='linear'` has no distance to a"
+                " token, so without blocks nothing has one. Set `block_size`, or choose another type."
+            )
+        if chunk_size is not None and chunk_size < 0:
+            yield (
+                "`inference_chunk_size` must be a number of tokens per chunk, or 0 for never using chunks, or None, got"
+                f" {chunk_size}."
             )
 
 

@@ -3,8 +3,8 @@
 """
 This module shares each sequence among several processes, each of which holds a part of it.
 
-Projected rows are sums over tokens, so the projected rows of the parts add up to those of the complete sequence. A layer
-exchanges these k rows and little else, whatever n is. Blocks need no exchange, as each part consists of whole blocks.
+Each part consists of whole blocks and windows, so all that a process needs of the others are the projected rows. Those of
+windows follow one after the other, and those of a learned matrix E are added. A layer exchanges these k rows once.
 
 The loss of the complete sequence is the same in each process, and a sum over processes is summed over them again in the
 backward pass. So the mean of the processes' gradients, which data parallelism takes anyway, is the gradient of that loss.
@@ -13,53 +13,42 @@ backward pass. So the mean of the processes' gradients, which data parallelism t
 import torch
 from torch import nn
 
-from .projections import Tokens
+from .projections import SharedKeys, Tokens, number_of_parts
 
 
 class AllReduce(torch.autograd.Function):
     """
-    Reduces a tensor over the processes of a group, and sums the gradients over them in the backward pass.
+    Sums a tensor over the processes of a group, and the gradients in the backward pass.
 
     `torch.distributed.all_reduce` has no gradient.
     """
 
     @staticmethod
-    def forward(ctx, tensor, operation, group):
+    def forward(ctx, tensor, group):
         ctx.group = group
         reduced = tensor.clone(memory_format=torch.contiguous_format)
-        torch.distributed.all_reduce(reduced, operation, group)
+        torch.distributed.all_reduce(reduced, group=group)
         return reduced
 
     @staticmethod
     def backward(ctx, gradient):
-        return AllReduce.apply(gradient, torch.distributed.ReduceOp.SUM, ctx.group), None, None
+        return AllReduce.apply(gradient, ctx.group), None
 
 
-def all_reduce(tensor, mesh, operation="sum"):
-    """
-    Returns the sum of a tensor over the processes of a mesh, or another reduction that `operation` names. The sum is
-    differentiable. Without a mesh, the tensor itself is returned.
-    """
-    if mesh is None:
-        return tensor
-    # These stand in functions only, because a torch that was built without its distributed package lacks them
-    operations = {
-        "sum": torch.distributed.ReduceOp.SUM,
-        "max": torch.distributed.ReduceOp.MAX,
-        "min": torch.distributed.ReduceOp.MIN,
-    }
-    return AllReduce.apply(tensor, operations[operation], mesh.get_group())
+def all_reduce(tensor, mesh):
+    """Returns the sum of a tensor over the processes of a mesh, with its gradient. Without a mesh, it is the tensor itself."""
+    return tensor if mesh is None else AllReduce.apply(tensor, mesh.get_group())
 
 
 class SharedTokens(Tokens):
     """
     Describes the part of each sequence that this process of `mesh` holds. The parts are in the order of the processes' ranks.
 
-    Raises `ValueError` if a process has no token, or if any part except the last does not consist of whole blocks, that is,
-    of a multiple of `block_multiple` tokens.
+    Raises `ValueError` if a process has no token, or if any part except the last does not consist of whole blocks and windows,
+    that is, of a multiple of `part_multiple` positions.
     """
 
-    def __init__(self, shape, mask, device, mesh, block_multiple=1):
+    def __init__(self, shape, mask, device, mesh, part_multiple=1):
         self.mesh = mesh
         rank, size = mesh.get_local_rank(), mesh.size()
         lengths = torch.full(shape[:1], shape[1], device=device) if mask is None else mask.sum(1)
@@ -73,11 +62,10 @@ class SharedTokens(Tokens):
                 f" the parts are {seq_lengths} tokens long. Share the sequence among fewer processes, or let"
                 " `model.shard_inputs` share it evenly."
             )
-        if any(length % block_multiple for length in seq_lengths[:-1]):
+        if any(length % part_multiple for length in seq_lengths[:-1]):
             raise ValueError(
                 f"The parts of a sequence are {seq_lengths} tokens long, but each part except the last must consist of"
-                f" complete blocks, a multiple of {block_multiple} tokens (`block_size`). `model.shard_inputs` makes such"
-                " parts."
+                f" complete blocks and windows, a multiple of {part_multiple} tokens. `model.shard_inputs` makes such parts."
             )
         if every[:, 1].any():  # at least one process has a mask
             mask = torch.ones(shape, dtype=torch.bool, device=device) if mask is None else mask.clone()
@@ -85,30 +73,35 @@ class SharedTokens(Tokens):
             is_padding = lengths_of_parts.sum(0) == 0
             lengths_of_parts[0] += is_padding
             mask[:, 0] |= is_padding & (rank == 0)
+        self.mask, self.length, self.device, self.kept = mask, shape[1], device, {}
         self.offset, self.seq_length = sum(seq_lengths[:rank]), sum(seq_lengths)
-        self.lengths = lengths_of_parts.sum(0).unsqueeze(1)
-        self.tokens_before = lengths_of_parts[:rank].sum(0).unsqueeze(1)
-        self.set_index(shape, mask, device)
+        self.totals = lengths_of_parts.sum(0).unsqueeze(1)
+        if mask is None:  # then all are the same
+            self.totals = self.totals[:1]
 
     def sum(self, part):
         return all_reduce(part, self.mesh)
 
-    def max(self, part):
-        highest = all_reduce(part.detach(), self.mesh, "max")
-        if not part.requires_grad:
-            return highest
-        # The gradient goes only to the first process that has the maximum
-        rank, size = self.mesh.get_local_rank(), self.mesh.size()
-        owner = all_reduce(torch.where(part == highest, rank, size), self.mesh, "min")
-        return all_reduce(torch.where(owner == rank, part, 0), self.mesh)
+    def join(self, part, size=1):
+        """
+        Joins the parts (B, k', features) of all processes to (B, k, features), in each process. An entry stands for `size`
+        positions. Use it only for few numbers.
+        """
+        before, total = self.offset // size, number_of_parts(self.seq_length, size)
+        return self.sum(nn.functional.pad(part, (0, 0, before, total - before - part.shape[1])))
 
-    def join(self, rows):
-        """
-        Joins the rows (b, n', d) of the parts, and returns those of the complete sequences, (b, n', d), in each process. Use
-        it only for rows of few numbers.
-        """
-        after = self.seq_length - self.offset - rows.shape[1]
-        return all_reduce(nn.functional.pad(rows, (0, 0, self.offset, after)), self.mesh)
+    def counts_of_windows(self, size):
+        return self.once(("counts", size), lambda: self.join(self.are_tokens(size).sum(-1, keepdim=True), size).squeeze(-1))
+
+    def complete(self, shared, window):
+        fields = [None if field is None else field.expand(len(shared.key), -1, *field.shape[2:]) for field in shared]
+        present = [field for field in fields if field is not None]
+        rows = torch.cat([field.flatten(2) for field in present], dim=-1)  # so that there is one exchange
+        rows = self.sum(rows) if window is None else self.join(rows, window)
+        rows = iter(rows.split([field[0, 0].numel() for field in present], dim=-1))
+        return SharedKeys(
+            *(None if field is None else next(rows).unflatten(-1, field.shape[2:]).to(field.dtype) for field in fields)
+        )
 
 
 class SequenceParallelMixin:
@@ -140,23 +133,24 @@ class SequenceParallelMixin:
     def shard_inputs(self, inputs: dict) -> dict:
         """
         Returns this process's part of a batch that every process of the sequence mesh has. Tensors with an entry per token
-        are cut between two blocks, as evenly as possible. The labels are among them if the model has one label per token.
+        are cut between two blocks and windows, as evenly as possible. The labels are among them if the model has one label per
+        token.
 
-        Raises `ValueError` for sequences of fewer blocks than processes, or without blocks, of fewer tokens than processes.
+        Raises `ValueError` for sequences that have fewer such parts than there are processes.
         """
         mesh = self.base_model.sequence_mesh
         if mesh is None:
             return inputs
         names = ["input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds"]
         names += ["labels"] if self._labels_are_of_tokens else []
-        shards, multiple = dict(inputs), self.config.block_multiple
+        shards, multiple = dict(inputs), self.config.part_multiple
         for name in names:
             if inputs.get(name) is not None:
                 dim = -2 if name == "inputs_embeds" else -1
                 length = inputs[name].shape[dim]
                 units = -(-length // multiple)
                 if units < mesh.size():
-                    unit = "tokens" if multiple == 1 else f"blocks of {multiple} tokens"
+                    unit = "tokens" if multiple == 1 else f"parts of {multiple} tokens (whole blocks and windows)"
                     raise ValueError(
                         f"`{name}` is {length} tokens long, too few {unit} for each of the {mesh.size()} processes that"
                         " share a sequence to have one. Pad it, or share it among fewer processes."
@@ -169,7 +163,7 @@ class SequenceParallelMixin:
         mesh = self.base_model.sequence_mesh
         if mesh is None:
             return Tokens(shape, attention_mask, device)
-        return SharedTokens(shape, attention_mask, device, mesh, self.config.block_multiple)
+        return SharedTokens(shape, attention_mask, device, mesh, self.config.part_multiple)
 
     def first_token(self, hidden_states):
         """Returns the first row of each complete sequence, (b, 1, d), in every process. `hidden_states` are (b, n', d)."""

@@ -42,13 +42,13 @@ def naive_self_attention(model, index, rows):
     d_head = config.hidden_size // config.num_attention_heads
     query, key, value = (linear(module, rows) for module in (attention.query, attention.key, attention.value))
 
-    k, block_size, length = config.projected_dims[index], config.block_sizes[index], len(rows)
+    block_size, length = config.block_sizes[index], len(rows)
     heads = []
     for head in range(config.num_attention_heads):
         features = slice(head * d_head, (head + 1) * d_head)
         E, F = projection_weights(model, index, head)
         if config.projection_type == "attention_pool":
-            E = F = attention_pool_weights(pooling_windows(length, k), query[:, features], key[:, features])
+            E = F = attention_pool_weights(row_windows(config, index, length), query[:, features], key[:, features])
         projected_key = project(config, index, E, key[:, features])
         projected_value = project(config, index, F, value[:, features])
         attended = []
@@ -61,7 +61,7 @@ def naive_self_attention(model, index, rows):
                     keys.append(projected_key[row])
                     values.append(projected_value[row])
                     counts.append(count)
-                    keys_positions.append(middle_of_window(config, index, row, length))
+                    keys_positions.append(middle_of_window(config, index, row))
             scores = [query[token, features] @ other / math.sqrt(d_head) for other in keys]
             if config.relative_attention_num_buckets is not None:
                 table = model.encoder.relative_attention_bias.weight
@@ -84,29 +84,27 @@ def block_of(token, block_size, length):
 def row_counts(config, index, E, block, length):
     """Returns the number of tokens that each projected row counts for in the softmax of a block's tokens."""
     k, has_blocks = config.projected_dims[index], config.block_sizes[index] > 0
-    if config.projection_type in ("linear", "conv"):
-        window = config.max_position_embeddings // k
-        rows = k if config.projection_type == "linear" else math.ceil(length / window)
-        return [1.0 if len(block) < length else 0.0] * rows
+    if config.projection_type == "linear":
+        return [1.0 if len(block) < length else 0.0] * k
     counts = []
-    for row, window in enumerate(pooling_windows(length, k)):
-        outside = [token for token in window if token not in block]
-        if config.projection_type == "attention_pool":
-            share = sum(E[row, token] for token in outside)
-            counts.append(entropy(E[row]).exp() * share if outside else 0.0)
+    for row, window in enumerate(row_windows(config, index, length)):
+        if any(token in block for token in window):
+            counts.append(0.0)
+        elif config.projection_type == "attention_pool":
+            counts.append(entropy(E[row].detach()).exp())
         else:
-            counts.append(float(len(outside)) if has_blocks else 1.0)
+            counts.append(float(len(window)) if has_blocks and config.projection_type != "conv" else 1.0)
     if has_blocks and config.far_token_limit is not None and length - len(block) > config.far_token_limit:
         counts = [count * config.far_token_limit / (length - len(block)) for count in counts]
     return counts
 
 
-def middle_of_window(config, index, row, length):
-    """Returns the position of the token in the middle of a row's window, or None for a learned row, which has no window."""
-    if config.projection_type in ("linear", "conv"):
+def middle_of_window(config, index, row):
+    """Returns the position in the middle of a row's window, or None for a row of `linear`, which has no window."""
+    if config.projection_type == "linear":
         return None
-    window = pooling_windows(length, config.projected_dims[index])[row]
-    return window[(len(window) - 1) // 2]
+    size = config.max_position_embeddings // config.projected_dims[index]
+    return row * size + (size - 1) // 2
 
 
 def bucket(distance, buckets):
@@ -143,15 +141,15 @@ def project(config, index, weight, rows):
             sum(kernel * row for kernel, row in zip(weight, rows[start : start + n // k], strict=False))
             for start in range(0, len(rows), n // k)
         ]
-    windows = [torch.stack([rows[token] for token in window]) for window in pooling_windows(len(rows), k)]
+    windows = [torch.stack([rows[token] for token in window]) for window in row_windows(config, index, len(rows))]
     return [window.amax(0) if config.projection_type == "max_pool" else window.mean(0) for window in windows]
 
 
 def attention_pool_weights(windows, query, key):
-    """Returns E_i = F_i of a head, whose row for each window is the softmax of the window's scores for the mean query."""
-    mean_query = sum(query) / len(query)
+    """Returns E_i = F_i of a head, whose row for each window is the softmax of the window's scores for its mean query."""
     weights = []
     for window in windows:
+        mean_query = sum(query[token] for token in window) / len(window)
         scores = {token: (mean_query @ key[token] / math.sqrt(len(mean_query))).exp() for token in window}
         zero = key.new_zeros(())
         weights.append(torch.stack([scores.get(token, zero) for token in range(len(key))]) / sum(scores.values()))
@@ -162,15 +160,10 @@ def entropy(weights):
     return -sum(weight * weight.log() for weight in weights if weight > 0)
 
 
-def pooling_windows(length, k):
-    """
-    Returns a list of the tokens in each window. The first token has a window of its own. The other windows divide a line
-    evenly, and so do the other tokens: each token is in the window in which its left end is.
-    """
-    windows, others, rest = [[0]], length - 1, min(k, length) - 1
-    for window in range(rest):
-        windows.append([1 + other for other in range(others) if window <= other * rest / others < window + 1])
-    return windows
+def row_windows(config, index, length):
+    """Returns a list of the tokens in each window of n / k positions. The last one may be shorter."""
+    size = config.max_position_embeddings // config.projected_dims[index]
+    return [list(range(start, min(start + size, length))) for start in range(0, length, size)]
 
 
 def linear(module, rows):

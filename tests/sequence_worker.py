@@ -32,12 +32,15 @@ LINEAR = [{"projection_sharing": sharing} for sharing in ("none", "headwise", "k
 CONV = [{"projection_type": "conv", "projection_sharing": sharing} for sharing in ("none", "key_value")]
 POOLS = [{"projection_type": name} for name in ("mean_pool", "max_pool", "attention_pool")]
 WITHOUT_BLOCKS = [*LINEAR, *CONV, *POOLS]
-# Four processes share 29 tokens in parts of 5, 10, 5 and 9
-WITH_BLOCKS = [config | {"block_size": 5} for config in (LINEAR[0], LINEAR[3], CONV[0], *POOLS)]
-WITH_BLOCKS += [POOLS[2] | {"block_size": 5, "far_token_limit": 8}, POOLS[0] | {"block_size": [3, 0]}]
-WITH_BLOCKS += [config | {"block_size": [5, 0], "relative_attention_num_buckets": 8} for config in (POOLS[2], LINEAR[3])]
+# Four processes share 29 tokens in parts of 5, 10, 5 and 9, and with windows of 4 positions in three parts of 8 and one of 5
+WITH_BLOCKS = [LINEAR[0] | {"block_size": 5}, LINEAR[3] | {"block_size": 5}]
+WITH_BLOCKS += [config | {"block_size": 4} for config in (CONV[0], *POOLS)]
+WITH_BLOCKS += [POOLS[2] | {"block_size": 8, "far_token_limit": 8}, POOLS[0] | {"block_size": [2, 0]}]
+WITH_BLOCKS += [
+    config | {"block_size": [8, 0], "relative_attention_num_buckets": 8} for config in (POOLS[2], CONV[1], LINEAR[3])
+]
 PROJECTIONS = [*WITHOUT_BLOCKS, *WITH_BLOCKS]
-# Neither 2, nor 4, nor the convolution's windows of 4 divide 29 tokens. 5 tokens are fewer than k, which is full attention.
+# Neither 2, nor 4, nor the windows of 4 divide 29 tokens
 LENGTHS = (29, 5)
 HEADS = ("MaskedLM", "TokenClassification", "SequenceClassification", "MultipleChoice", "QuestionAnswering")
 
@@ -109,7 +112,7 @@ def compare(head, mesh, length=29, padded=False, uneven=False, train=True, check
         model.train()
         model.gradient_checkpointing_enable()
     model.set_sequence_mesh(mesh)
-    shards = uneven_shards(inputs, mesh, model.config.block_multiple) if uneven else model.shard_inputs(inputs)
+    shards = uneven_shards(inputs, mesh, model.config.part_multiple) if uneven else model.shard_inputs(inputs)
     outputs, gradients = results(model, shards, train)
     assert outputs.keys() == expected.keys()
     # The place of this process's tokens in the sequence
@@ -188,7 +191,7 @@ def main(path, die=False):
         os._exit(9)
     found = {}
     for config, padded, length in product(PROJECTIONS, (False, True), LENGTHS):
-        if config in WITH_BLOCKS and length < 5 * mesh.size():
+        if length < LinformerConfig(**SIZES | config).part_multiple * (mesh.size() - 1) + 1:
             continue
         name = " ".join([*map(str, config.values()), str(length), "padded" if padded else ""]).strip()
         found[name] = compare("Model", mesh, length, padded, **config)
@@ -197,13 +200,9 @@ def main(path, die=False):
         found[f"{name} uneven"] = compare("Model", mesh, padded=True, uneven=True, **config)
         found[f"{name} checkpointing"] = compare("MaskedLM", mesh, padded=True, checkpointing=True, **config)
         found[f"{name} in chunks"] = compare("Model", mesh, padded=True, train=False, inference_chunk_size=2, **config)
-    # From 8 d tokens on, hidden states are pooled instead of keys
-    for block_size in (0, 5):
-        long = {"projection_type": "attention_pool", "hidden_size": 3, "inference_chunk_size": 2, "block_size": block_size}
-        found[f"attention_pool {block_size} long"] = compare("Model", mesh, padded=True, uneven=True, train=False, **long)
     for head in HEADS:
         found[head] = compare(head, mesh, padded=True)
-        found[f"{head} blocks"] = compare(head, mesh, padded=True, projection_type="attention_pool", block_size=5)
+        found[f"{head} blocks"] = compare(head, mesh, padded=True, projection_type="attention_pool", block_size=8)
     found["mean of tokens"] = compare("SequenceClassification", mesh, padded=True, classifier_pooling="mean")
     for config in PROJECTIONS:
         name = f"{' '.join(map(str, config.values()))} float32"

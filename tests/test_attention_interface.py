@@ -34,7 +34,7 @@ pytestmark = pytest.mark.skipif(
     reason="in transformers 5.4 some of these models do not use the interface, and between 5.4 and 5.24 none was tried",
 )
 
-N, K, BLOCK = 64, 6, 8
+N, WINDOW, BLOCK = 64, 4, 8
 SIZES = {
     "vocab_size": 60,
     "hidden_size": 32,
@@ -116,12 +116,12 @@ def test_inputs_of_one_block_are_exact(model_type):
     model = make_model(model_type)
     implementation, lengths = model.config._attn_implementation, (1, 2, BLOCK, 29, N)
     wanted = [outputs(model, make_inputs(length)) for length in lengths]
-    use_linformer_attention(model, K, block_size=N)
+    use_linformer_attention(model, WINDOW, block_size=N)
     for length, hidden_states in zip(lengths, wanted, strict=True):
         # The eager attention of transformers takes the softmax in float32
         assert_equal(outputs(model, make_inputs(length)), hidden_states, 1e-5 if implementation == "eager" else 1e-9)
     # It is Linformer's attention that computed this
-    use_linformer_attention(model, K, BLOCK)
+    use_linformer_attention(model, WINDOW, BLOCK)
     assert (outputs(model, make_inputs(N)) - wanted[-1]).abs().max() > 0.01
     # and it can be taken back
     model.set_attn_implementation(implementation)
@@ -131,7 +131,7 @@ def test_inputs_of_one_block_are_exact(model_type):
 @encoders
 @torch.no_grad()
 def test_padding_never_matters(model_type):
-    model = use_linformer_attention(make_model(model_type), K, BLOCK)
+    model = use_linformer_attention(make_model(model_type), WINDOW, BLOCK)
     ids, length = make_inputs(N)["input_ids"][1:], 37
     alone = model(input_ids=ids[:, :length]).last_hidden_state
     mask = (torch.arange(N) < length).long().unsqueeze(0)
@@ -145,7 +145,7 @@ def test_gradients_of_one_block_are_exact(model_type):
     (outputs(model, inputs) @ direction).sum().backward()
     wanted = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     model.zero_grad()
-    use_linformer_attention(model, K, block_size=N)
+    use_linformer_attention(model, WINDOW, block_size=N)
     (outputs(model, inputs) @ direction).sum().backward()
     for name, parameter in model.named_parameters():
         if name in wanted:
@@ -165,10 +165,11 @@ def test_it_is_the_attention_of_a_converted_model(model_type, projection_type, b
         # Its positions begin after that of padding
         model = make_model(model_type)
         inputs["position_ids"] = position_ids + 2
-    projected_dim = [K, 9] if isinstance(block_size, list) else K
-    converted = convert_to_linformer(model, projected_dim, block_size=block_size, projection_type=projection_type).eval()
+    window = [WINDOW, 16] if isinstance(block_size, list) else WINDOW
+    rows = [N // each for each in window] if isinstance(window, list) else N // window
+    converted = convert_to_linformer(model, rows, N, block_size=block_size, projection_type=projection_type).eval()
     converted.config.far_token_limit = limit
-    use_linformer_attention(model, projected_dim, block_size, projection_type, far_token_limit=limit)
+    use_linformer_attention(model, window, block_size, projection_type, far_token_limit=limit)
     expected = outputs(converted, inputs | {"position_ids": position_ids})
     assert_equal(outputs(model, inputs), expected)
     gradients = []
@@ -198,12 +199,12 @@ def test_layers_with_a_sliding_window_keep_it(local_attention, length):
     config = {"layer_types": ["full_attention"] + ["sliding_attention"] * 3, "local_attention": local_attention}
     model = make_model("modernbert", **config)
     wanted = outputs(model, make_inputs(length))
-    assert_equal(outputs(use_linformer_attention(model, K, N), make_inputs(length)), wanted)
+    assert_equal(outputs(use_linformer_attention(model, WINDOW, N), make_inputs(length)), wanted)
 
 
 @torch.no_grad()
 def test_it_is_one_graph():
-    model = use_linformer_attention(make_model("modernbert"), K, BLOCK)
+    model = use_linformer_attention(make_model("modernbert"), WINDOW, BLOCK)
     shapes = [(13, 3), (2, 2), (BLOCK, 3), (3 * BLOCK, 2), (N, 4)]
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
@@ -223,7 +224,7 @@ def test_it_is_one_graph():
 def test_a_saved_checkpoint_loads_with_either_attention(tmp_path):
     model, inputs = make_model("modernbert"), make_inputs(N)
     wanted = outputs(model, inputs)
-    use_linformer_attention(model, K, BLOCK, "mean_pool")
+    use_linformer_attention(model, WINDOW, BLOCK, "mean_pool")
     model.save_pretrained(tmp_path)
     assert_equal(outputs(AutoModel.from_pretrained(tmp_path), inputs), wanted)
     loaded = AutoModel.from_pretrained(tmp_path, attn_implementation="linformer")
@@ -238,7 +239,7 @@ def test_trainer_trains_it_as_with_full_attention(tmp_path):
     def train(folder, block_size, checkpoint=None):
         model = make_model("modernbert", AutoModelForSequenceClassification, classifier_dropout=0.0)
         if block_size:
-            use_linformer_attention(model, K, block_size=block_size)
+            use_linformer_attention(model, WINDOW, block_size=block_size)
         arguments = TrainingArguments(
             folder,
             per_device_train_batch_size=4,
@@ -267,16 +268,16 @@ def test_trainer_trains_it_as_with_full_attention(tmp_path):
 @torch.no_grad()
 def test_new_sizes_replace_the_old_ones():
     model, inputs = make_model("bert"), make_inputs(N)
-    first = outputs(use_linformer_attention(model, K, BLOCK), inputs)
-    assert (outputs(use_linformer_attention(model, [K, 12], [BLOCK, 0]), inputs) - first).abs().max() > 0.01
-    model.config.linformer_attention = {"projected_dim": K, "block_size": BLOCK}
+    first = outputs(use_linformer_attention(model, WINDOW, BLOCK), inputs)
+    assert (outputs(use_linformer_attention(model, [WINDOW, 2], [BLOCK, 0]), inputs) - first).abs().max() > 0.01
+    model.config.linformer_attention = {"window": WINDOW, "block_size": BLOCK}
     assert_equal(outputs(model, inputs), first)
 
 
 def test_a_pipeline_takes_it():
     tokenizer = train_tokenizer(Dataset.from_dict({"text": ["A few words of text."]}), 300, N)
     model = make_model("modernbert", AutoModelForMaskedLM, vocab_size=len(tokenizer))
-    fill = pipeline("fill-mask", model=use_linformer_attention(model, K, BLOCK), tokenizer=tokenizer)
+    fill = pipeline("fill-mask", model=use_linformer_attention(model, WINDOW, BLOCK), tokenizer=tokenizer)
     assert len(fill(" ".join(["text"] * 30) + tokenizer.mask_token)) == 5
 
 
@@ -288,7 +289,7 @@ def test_models_that_never_call_it_are_refused(model_type):
     model = AutoModel.from_config(config)
     implementation = model.config._attn_implementation
     with pytest.raises(ValueError, match="computes its attention in a way of its own"):
-        use_linformer_attention(model, K, BLOCK)
+        use_linformer_attention(model, WINDOW, BLOCK)
     assert model.config._attn_implementation == implementation
     assert not hasattr(model.config, "linformer_attention")
 
@@ -306,16 +307,18 @@ def test_models_that_never_call_it_are_refused(model_type):
 def test_models_that_are_no_encoders_are_refused(model_type, config, message):
     model = AutoModel.from_config(AutoConfig.for_model(model_type, **SIZES | config))
     with pytest.raises(ValueError, match=message):
-        use_linformer_attention(model, K, BLOCK)
+        use_linformer_attention(model, WINDOW, BLOCK)
 
 
 @pytest.mark.parametrize(
     ("model_type", "sizes", "message"),
     [
-        ("bert", {"projected_dim": 1}, "`projected_dim` must be from 2"),
-        ("bert", {"projected_dim": [6]}, "needs one int per layer"),
+        ("bert", {"window": 0}, "`window` must be at least 1, got 0"),
+        ("bert", {"block_size": -1}, "`block_size` must be at least 0, got -1"),
+        ("bert", {"window": [6]}, r"`window` must have one int for each of the 2 layers, got \[6\]"),
+        ("bert", {"window": 6, "block_size": 8}, r"divisor or a multiple of `window` \(6\), or 0, got 8"),
         ("bert", {"projection_type": "linear"}, "has parameters, which the model lacks"),
-        ("bert", {"far_token_limit": 2}, "far_token_limit"),
+        ("bert", {"far_token_limit": 0}, "`far_token_limit` must be at least 1.* got 0"),
         ("distilbert", {"block_size": [8, 8]}, "does not know which layer it is"),
     ],
 )
@@ -324,7 +327,7 @@ def test_sizes_that_cannot_be(model_type, sizes, message):
     with pytest.raises(ValueError, match=message):
         use_linformer_attention(model, **sizes)
     assert model.config._attn_implementation == "sdpa" and not hasattr(model.config, "linformer_attention")
-    use_linformer_attention(model, K, BLOCK)
+    use_linformer_attention(model, WINDOW, BLOCK)
     kept = dict(model.config.linformer_attention)
     with pytest.raises(ValueError, match=message):
         use_linformer_attention(model, **sizes)
@@ -332,13 +335,13 @@ def test_sizes_that_cannot_be(model_type, sizes, message):
 
 
 def test_a_linformer_is_refused():
-    model = LinformerModel(LinformerConfig(**SIZES, projected_dim=K))
+    model = LinformerModel(LinformerConfig(**SIZES, projected_dim=6))
     with pytest.raises(ValueError, match="is a Linformer already"):
         use_linformer_attention(model)
 
 
 def test_what_a_model_gives_besides_is_refused():
-    model = use_linformer_attention(make_model("bert"), K, BLOCK)
+    model = use_linformer_attention(make_model("bert"), WINDOW, BLOCK)
     inputs = make_inputs(9)
     four_dimensional = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"][:, None, None].bool()}
     with pytest.raises(ValueError, match="takes a mask of padding"):
@@ -362,7 +365,7 @@ def test_what_a_model_gives_besides_is_refused():
 @encoders
 @torch.no_grad()
 def test_packed_rows_and_padding_on_the_left_are_refused(model_type):
-    model = use_linformer_attention(make_model(model_type), K, BLOCK)
+    model = use_linformer_attention(make_model(model_type), WINDOW, BLOCK)
     ids = make_inputs(20)["input_ids"]
     packed, counted = torch.arange(20)[None] % 10, torch.arange(20)[None]
     with pytest.raises(ValueError, match="`position_ids` says that there are several documents in one row"):
@@ -392,7 +395,7 @@ def test_what_is_no_model_of_transformers_is_refused():
 
 @torch.no_grad()
 def test_scaling_and_dropout_are_those_of_the_model():
-    model = use_linformer_attention(make_model("bert"), K, BLOCK)
+    model = use_linformer_attention(make_model("bert"), WINDOW, BLOCK)
     function, attention = transformers.AttentionInterface()["linformer"], model.encoder.layer[0].attention.self
     query, key, value = torch.randn(3, 2, 4, N, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     scaled, _ = function(attention, query, key, value, None, scaling=0.5)
@@ -405,7 +408,7 @@ def test_scaling_and_dropout_are_those_of_the_model():
 def test_nothing_random_is_drawn():
     model = make_model("bert").train()
     torch.manual_seed(0)
-    use_linformer_attention(model, K, BLOCK)
+    use_linformer_attention(model, WINDOW, BLOCK)
     drawn = torch.rand(1)
     torch.manual_seed(0)
     assert torch.equal(drawn, torch.rand(1)) and model.training

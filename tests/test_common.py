@@ -219,11 +219,13 @@ class LinformerModelTester:
     # TrainingTesterMixin trains this class
     causal_lm_class = LinformerForMaskedLM
 
-    def __init__(self, parent, projected_dim=5, **projection):
+    def __init__(self, parent, **projection):
         self.parent = parent
-        # Attentions are n by k, or, with blocks, n by the tokens of a block and k
-        self.key_length = min(projection.get("block_size", 0), self.seq_length) + projected_dim
-        self.projection = {"projected_dim": projected_dim, **projection}
+        self.projection = {"projected_dim": 5, **projection}
+        # Attentions are n by the number of rows, or, with blocks, n by the tokens of a block and that number
+        window = self.get_config().windows[0]
+        rows = 5 if window is None else -(-self.seq_length // window)
+        self.key_length = min(projection.get("block_size", 0), self.seq_length) + rows
 
     def get_config(self):
         return LinformerConfig(
@@ -358,16 +360,16 @@ class LinformerModelTest(ModelTesterMixin, TrainingTesterMixin, unittest.TestCas
 class LinformerMeanPoolTest(LinformerModelTest):
     """Tests a projection without parameters."""
 
-    projection = {"projection_type": "mean_pool"}
+    projection = {"projection_type": "mean_pool", "projected_dim": 16}
 
 
 class LinformerBlocksTest(LinformerModelTest):
     """Tests blocks and `attention_pool`, which a converted model has. The inputs have more than two blocks."""
 
-    projection = {"projection_type": "attention_pool", "block_size": 5, "far_token_limit": 6}
+    projection = {"projection_type": "attention_pool", "projected_dim": 16, "block_size": 4, "far_token_limit": 6}
 
 
 class LinformerConvTest(LinformerModelTest):
-    """Tests an E and an F per layer, with inputs too short to fill the k slots."""
+    """Tests an E and an F per layer, whose windows do not divide the length of the inputs."""
 
     projection = {"projection_type": "conv", "projection_sharing": "headwise", "projected_dim": 16}

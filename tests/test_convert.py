@@ -25,7 +25,7 @@ from transformers_linformer.errors import UsageError
 from transformers_linformer.model_card import TASKS
 
 
-N, K, VOCAB = 24, 10, 60
+N, K, VOCAB = 24, 12, 60
 COMMON = ("Model", "ForMaskedLM", "ForTokenClassification", "ForQuestionAnswering")
 ALL = (*COMMON, "ForSequenceClassification", "ForMultipleChoice")
 SOURCES = [
@@ -135,15 +135,14 @@ def run_without_packages(code, folder):
 
 
 @pytest.mark.parametrize("class_name", SOURCES)
-@pytest.mark.parametrize("k, block_size", [(K, 0), (4, K)])
-def test_at_most_k_tokens_or_a_block_get_the_originals_outputs(class_name, k, block_size):
+def test_at_most_a_block_of_tokens_gets_the_originals_outputs(class_name):
     source = make_source(class_name).double()
     if class_name.endswith("ForMultipleChoice") and getattr(source.base_model, "pooler", True) is None:
         pytest.skip("this class reads a pooler that it lacks before transformers 5.17, so it has no outputs")
-    model = convert_to_linformer(source, projected_dim=k, block_size=block_size)
+    model = convert_to_linformer(source, projected_dim=4, block_size=12)
     head = re.sub(r"^(Bert|Roberta|XLMRoberta|Camembert|DistilBert|Electra|Albert|MPNet|Longformer|BigBird)", "", class_name)
     assert type(model).__name__ == "Linformer" + {"ForPreTraining": "ForMaskedLM"}.get(head, head)
-    assert_same(model, source, make_inputs(source, [K, 4, 1]), tolerance=1e-6)  # Longformer computes softmax in float32
+    assert_same(model, source, make_inputs(source, [12, 4, 1]), tolerance=1e-6)  # Longformer computes softmax in float32
     # With more tokens the outputs differ, so the comparison can fail
     assert not are_same(model, source, make_inputs(source, [N]))
 
@@ -157,10 +156,8 @@ def test_robertas_masked_lm_head_has_gelu_whatever_the_layers_have():
 @pytest.mark.parametrize("projection_type", ["mean_pool", "max_pool", "attention_pool", "conv"])
 def test_with_k_equal_to_n_all_lengths_are_exact(class_name, projection_type):
     source = make_source(class_name)
-    model = convert_to_linformer(source, projected_dim=N, block_size=0, projection_type=projection_type)
-    assert_same(model, source, make_inputs(source, [N, 17, 1]))
-    if projection_type != "conv":  # whose rows hold a block's own tokens, too
-        model = convert_to_linformer(source, projected_dim=N, block_size=8, projection_type=projection_type)
+    for block_size in (0, 8, [0, 6]):
+        model = convert_to_linformer(source, projected_dim=N, block_size=block_size, projection_type=projection_type)
         assert_same(model, source, make_inputs(source, [N, 17, 1]))
 
 
@@ -169,33 +166,48 @@ def test_linear_starts_as_mean_pooling_of_n_tokens(projection_sharing):
     source = make_source("BertForMaskedLM")
     options = {"projection_type": "linear", "projection_sharing": projection_sharing}
     inputs = make_inputs(source, [N, N])
-    for k in (1, 7, N):
+    for k in (1, N):  # for other k, its first window has one position alone
         model = convert_to_linformer(source, projected_dim=k, block_size=0, **options)
-        if k > 1:  # a pooling needs two windows
-            pooled = convert_to_linformer(source, projected_dim=k, block_size=0, projection_type="mean_pool")
-            assert_same(model, pooled, inputs)
+        pooled = convert_to_linformer(source, projected_dim=k, block_size=0, projection_type="mean_pool")
+        assert_same(model, pooled, inputs)
     assert_same(model, source, inputs)  # the last of them, which has k = n
 
 
 def test_each_layer_may_have_its_own_k():
     source = make_source("RobertaModel")
     for options in ({}, {"projection_type": "linear", "projection_sharing": "key_value"}):
-        model = convert_to_linformer(source, projected_dim=[K, 5], block_size=[4, 6], **options)
-        assert model.config.projected_dims == [K, 5] and model.config.block_sizes == [4, 6]
-    model = convert_to_linformer(source, projected_dim=[K, 5], block_size=[0, 6])
-    assert_same(model, source, make_inputs(source, [6, 3]))
-    assert not are_same(model, source, make_inputs(source, [12]))
+        model = convert_to_linformer(source, projected_dim=[K, 6], block_size=[4, 8], **options)
+        assert model.config.projected_dims == [K, 6] and model.config.block_sizes == [4, 8]
+        assert_same(model, source, make_inputs(source, [4, 3]))
+        assert not are_same(model, source, make_inputs(source, [8]))
 
 
 def test_the_default_blocks_divide_the_positions():
-    for positions, wanted in ((512, 128), (500, 125), (130, 65), (127, 127), (24, 24)):
+    for positions, wanted in ((512, 256), (500, 250), (130, 130), (127, 127), (24, 24)):
         source = make_source("BertModel", max_position_embeddings=positions)
-        model = convert_to_linformer(source, projected_dim=K, max_position_embeddings=3 * positions)
+        model = convert_to_linformer(source, max_position_embeddings=3 * positions)
         assert model.config.block_size == wanted
-        assert convert_to_linformer(source, projected_dim=K, block_size=7).config.block_size == 7  # no position repeats
+        assert convert_to_linformer(source, block_size=7).config.block_size == 7  # no position repeats
         if positions % 7:
             with pytest.raises(ValueError, match=f"`block_size` is 7, which does not divide the {positions} pos"):
-                convert_to_linformer(source, projected_dim=K, block_size=7, max_position_embeddings=positions + 1)
+                convert_to_linformer(source, block_size=7, max_position_embeddings=positions + 1)
+
+
+def test_the_default_windows_fit_and_have_at_most_256_rows():
+    source = make_source("BertModel", max_position_embeddings=512)
+    for n, block_size, window in (
+        (512, None, 32),
+        (8192, None, 32),
+        (8448, None, 64),
+        (16384, [128, 512], 64),
+        (65536, 0, 256),
+        (480, 48, 24),  # 32 and 48 do not divide each other, and 24 is nearer than 48
+        (96, [32, 96], 32),
+        (11, 256, 1),
+    ):
+        config = convert_to_linformer(source, block_size=block_size, max_position_embeddings=n, encoder_only=True).config
+        assert config.windows == [window, window] and n // window <= 256
+        assert convert_to_linformer(source, None, n, block_size).config.projected_dim == n // window
 
 
 @pytest.mark.parametrize(
@@ -203,7 +215,7 @@ def test_the_default_blocks_divide_the_positions():
     [
         ({}, N - 8),
         ({"block_size": [4, 8]}, N - 8),
-        ({"projected_dim": 20}, 20),  # otherwise an input of 20 tokens would not be exact
+        ({"projected_dim": 4, "block_size": N}, N // 8),  # otherwise a block would see nothing else
         ({"block_size": 0}, None),
         ({"projection_type": "mean_pool"}, N - 8),
         ({"projection_type": "linear"}, None),
@@ -218,11 +230,10 @@ def test_no_more_tokens_count_than_the_original_summed_over(options, limit):
 def test_positions_repeat_or_are_cut(class_name):
     source = make_source(class_name)
     rows = source.embeddings.position_embeddings.weight[-N:]
-    for n, period in ((11, None), (N, None), (3 * N - 5, N)):
-        model = convert_to_linformer(source, projected_dim=K, max_position_embeddings=n)
+    for n, period in ((11, None), (N, None), (3 * N - 6, N)):
+        model = convert_to_linformer(source, max_position_embeddings=n)
         assert model.config.max_position_embeddings == n and model.config.position_period == period
         assert torch.equal(model.embeddings.position_embeddings.weight, rows[:n])
-        assert_same(model, source, make_inputs(source, [K, 2]))
         assert_same(model, source, make_inputs(source, [min(n, model.config.block_size), 2]))
     assert model(torch.randint(7, VOCAB, (1, n))).last_hidden_state.shape == (1, n, 32)
 
@@ -340,8 +351,8 @@ def test_what_is_left_out_is_said(tmp_path, caplog, monkeypatch):
 
 def test_groups_of_shared_layers():
     source = make_source("AlbertModel", num_hidden_layers=4, num_hidden_groups=2)
-    model = convert_to_linformer(source, projected_dim=K, block_size=0)
-    assert_same(model, source, make_inputs(source, (K, 3)))
+    model = convert_to_linformer(source, projected_dim=N, block_size=0)
+    assert_same(model, source, make_inputs(source, (N, 3)))
 
 
 def test_the_limit_of_far_tokens_is_what_the_original_attended_to():
@@ -413,7 +424,7 @@ def test_what_does_not_fit_is_refused_by_name(class_name, fields, options, named
             {"model_type": "roberta", "architectures": ["RobertaForPreTraining"]},
             ["architectures", "RobertaForPreTraining"],
         ),
-        ({"model_type": "bert", "max_position_embeddings": 32}, ["projected_dim", "64", "(32)"]),
+        ({"model_type": "bert", "max_position_embeddings": 0}, ["max_position_embeddings", "at least 1"]),
         ({"model_type": "bert", "auto_map": {"AutoModel": "own.OwnModel"}}, ["auto_map", "own.OwnModel", "a bert"]),
         (
             {"model_type": "xlm-roberta", "auto_map": {"AutoConfig": "a.B", "AutoModelForMaskedLM": "you/code--own.Own"}},
@@ -511,18 +522,18 @@ def test_written_folders_load_anywhere_and_their_cards_run_as_printed(tmp_path):
             source.pooler = None
         folder = write_source(source, tmp_path / class_name)
         output = tmp_path / f"converted {class_name}"
-        options = ["--projected_dim", "7", "--block_size", "12", "--max_position_embeddings", "50"]
+        options = ["--projected_dim", "8", "--block_size", "12", "--max_position_embeddings", "48"]
         main(["--model_name_or_path", str(folder), "--output_dir", str(output), *options])
         assert {path.name for path in output.glob("*.py")} == CODE
         card = (output / "README.md").read_text()
-        for part in ("most 12 tokens", "through 7 projected rows", f"has {N} positions", f"`{folder}`"):
+        for part in ("most 12 tokens", "each of which stands for 6 tokens", f"has {N} positions", f"`{folder}`"):
             assert part in card
         (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
         assert ("add_pooling_layer=False" in snippet) == (class_name == "RobertaModel")
         commands.append(snippet)
         printed.append(f"{torch.Size(shape)}")
 
-        assert AutoTokenizer.from_pretrained(output, trust_remote_code=True).model_max_length == 50
+        assert AutoTokenizer.from_pretrained(output, trust_remote_code=True).model_max_length == 48
         auto_class = getattr(transformers, TASKS[type(convert_to_linformer(source, projected_dim=K)).__name__][0])
         options = {"add_pooling_layer": False} if class_name == "RobertaModel" else {}
         loaded = auto_class.from_pretrained(output, **options)
@@ -658,7 +669,7 @@ def test_real_weights():
     folder = Path(package.__file__).parent / "model"
     source = AutoModel.from_pretrained(folder).eval()
     ids = torch.randint(1000, source.config.vocab_size, (2, 512), generator=torch.Generator().manual_seed(0))
-    for k, b, n, lengths in ((128, 0, 2048, [128, 60]), (64, None, 2048, [128, 60]), (512, 0, 512, [512, 300])):
+    for k, b, n, lengths in ((64, 128, 2048, [128, 60]), (None, None, 2048, [256, 60]), (512, 0, 512, [512, 300])):
         model = convert_to_linformer(folder, projected_dim=k, block_size=b, max_position_embeddings=n)
         mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
         assert_same(model, source, {"input_ids": ids[:, : max(lengths)] * mask, "attention_mask": mask})

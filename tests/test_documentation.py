@@ -32,6 +32,7 @@ DOCUMENTS = (
     "docs/conversion.md",
     "docs/measurements.md",
     "docs/sequence-parallel.md",
+    "docs/model.md",
     "docs/tools.md",
     "docs/training.md",
 )

@@ -14,7 +14,7 @@ from modeling_linformer import LinformerForMaskedLM, LinformerForSequenceClassif
 # The models are so small that a second thread costs more time than it saves
 torch.set_num_threads(1)
 
-PAD, N, K, BLOCK = 1, 24, 6, 5
+PAD, N, K, BLOCK = 1, 24, 6, 8
 
 # One layer has no blocks and one has blocks. To trace both at once takes three quarters of the time.
 BLOCK_SIZES = [0, BLOCK]
@@ -32,9 +32,9 @@ SIZES = {
     "attention_probs_dropout_prob": 0.0,
 }
 
-# Each shape is a batch size and a length. All graphs are traced with the first one. In the next ones no block is full, or
-# there is only one block. Then there are k tokens, which is one more than a block, then only full blocks, then n - 1 and n.
-SHAPES = [(3, 13), (2, 2), (3, 4), (2, BLOCK), (4, K), (3, 2 * BLOCK), (2, 4 * BLOCK), (4, N - 1), (5, N)]
+# Each shape is a batch size and a length. All graphs are traced with the first one. In the next ones no window is full, or one
+# window, or one block. Then there is one token more than a block, then only full blocks, then n - 1 and n.
+SHAPES = [(3, 13), (2, 2), (3, N // K), (2, BLOCK), (4, BLOCK + 1), (3, 2 * BLOCK), (4, N - 1), (5, N)]
 # torch.compile compiles anew for each size that is 1, whatever the model does. An exported graph has to serve them, too.
 SHAPES_OF_ONE = [(1, 13), (1, N), (3, 1), (1, 1)]
 
@@ -96,6 +96,30 @@ def check_graph(graph, model, with_mask):
 def test_torch_export_gives_one_graph(projection_type, with_mask):
     model, program = exported(projection_type, with_mask)
     check_graph(program.module(), model, with_mask)
+
+
+@types
+@torch._dynamo.config.patch(specialize_float=True)
+def test_it_is_one_graph_with_gradients_too(projection_type):
+    # A model that trains, or that is exported without `torch.no_grad()`, is no other graph
+    if parse(torch.__version__) < parse("2.13"):
+        pytest.skip("torch 2.8 cannot export a layer with blocks for every length, and between 2.8 and 2.13 none was tried")
+    model, inputs = make_model(projection_type=projection_type), make_inputs(*SHAPES[0], with_mask=True)
+    sizes = {0: torch.export.Dim("batch", min=1, max=64), 1: torch.export.Dim("length", min=1, max=N)}
+    program = torch.export.export(model, (), inputs, dynamic_shapes=dict.fromkeys(inputs, sizes), strict=False)
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=counter)
+    for shape in SHAPES[:2]:
+        inputs = make_inputs(*shape, with_mask=True)
+        expected = model(**inputs).logits
+        assert_equal(program.module()(**inputs).logits, expected)
+        (wanted,) = torch.autograd.grad(expected.square().sum(), model.get_input_embeddings().weight)
+        logits = compiled(**inputs).logits
+        assert_equal(logits, expected)
+        (gradient,) = torch.autograd.grad(logits.square().sum(), model.get_input_embeddings().weight)
+        torch.testing.assert_close(gradient, wanted, atol=1e-3, rtol=1e-4)
+    assert counter.frame_count == 1
 
 
 @pytest.mark.parametrize(

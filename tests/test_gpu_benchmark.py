@@ -98,7 +98,7 @@ def test_operations_that_are_no_views_are_counted():
     assert gpu.count_operations(work) == {"aten::cat": 1, "aten::mm": 1, "aten::add_.Tensor": 1}
 
 
-def test_the_window_is_doubled_until_there_are_few_rows():
+def test_linformers_have_the_rows_of_a_conversion():
     args = gpu.parse_arguments([])
     sizes = gpu.SIZES["tiny"]
     for n, k in ((512, 16), (8192, 256), (16384, 256), (65536, 256)):

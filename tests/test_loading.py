@@ -115,7 +115,7 @@ DAMAGES = {
     "missing": ({"weights": lambda tensors, key: tensors.pop(key)}, f"lack .*{LAYER}"),
     "more layers": ({"num_hidden_layers": 3}, r"lack .*encoder.layer.2.* and \d+ more"),
     "fewer layers": ({"num_hidden_layers": 1}, "no place for .*encoder.layer.1"),
-    "another shape": ({"max_position_embeddings": 40}, r"position_embeddings.weight is \(3[24], 16\) and not \(40, 16\)"),
+    "another shape": ({"max_position_embeddings": 64}, r"position_embeddings.weight is \(3[24], 16\) and not \(64, 16\)"),
     "nan": ({"weights": fill(torch.nan)}, f"not finite .*{LAYER}"),
     "infinity": ({"weights": fill(-torch.inf)}, f"not finite .*{LAYER}"),
 }

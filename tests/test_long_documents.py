@@ -41,7 +41,7 @@ def test_a_document_of_one_piece_is_the_same_complete():
 
 
 def test_each_piece_of_a_complete_document_has_the_mean_of_its_tokens():
-    reader = new_reader().as_linformer(3, 8).eval()
+    reader = new_reader().as_linformer(3, 12).eval()
     documents = documents_of(700, 1030, 20)
     with torch.no_grad():
         vectors, owner, share = reader(documents)

@@ -248,7 +248,7 @@ def test_models_read_to_their_end_and_no_padding(name):
     assert (unmasked[1] - alone[1]).abs().max() > 1e-2
     assert (logits(other) - alone[:1]).abs().max() > 1e-3
     if name == "full":
-        assert model.config.block_sizes == [N, N] and model.config.projected_dims == [2, 2]
+        assert model.config.block_sizes == [N, N] and model.config.projected_dims == [1, 1]
 
 
 def test_accuracy_is_that_of_each_example(tmp_path):

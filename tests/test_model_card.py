@@ -10,7 +10,7 @@ from transformers import TrainerState, TrainingArguments
 from configuration_linformer import LinformerConfig
 from modeling_linformer import LinformerForSequenceClassification
 from transformers_linformer.classification import MULTI_LABEL, SINGLE_LABEL, Labels, write_predictions
-from transformers_linformer.model_card import TrainingCard, write_conversion_card, write_training_card
+from transformers_linformer.model_card import TrainingCard, what_is_exact, write_conversion_card, write_training_card
 from transformers_linformer.tables import code, markdown_table, plain
 
 
@@ -85,6 +85,38 @@ def test_names_in_a_card_of_files(tmp_path, model, name):
     assert f"---\n\n# {data}\n" in text and f"\n{code(folder)}. It was converted".replace("\udcff", r"\udcff") in text
     line = next(line for line in text.splitlines() if line.startswith("model = "))
     assert eval(line.partition("=")[2].strip(), {"AutoModelForSequenceClassification": PathOfModel}) == str(folder)
+
+
+BLOCKS = "what is outside its own block through projected rows, each of which stands for"
+
+
+@pytest.mark.parametrize(
+    ("fields", "exact", "rows"),
+    [
+        (
+            {"block_size": 8, "projected_dim": 6},
+            "at most 8 tokens",
+            f"Longer inputs are approximated: a token reads {BLOCKS} 4 tokens",
+        ),
+        ({"block_size": 8, "projected_dim": [6, 3]}, "at most 8 tokens", f"{BLOCKS} 4 or 8 tokens"),
+        ({"block_size": 48, "projected_dim": 6}, "at most 24 tokens", None),
+        ({"block_size": [8, 4], "projected_dim": [24, 6]}, "at most 4 tokens", f"{BLOCKS} 1 or 4 tokens"),
+        ({"block_size": 0, "projected_dim": 6}, None, "All inputs are approximated: a token reads the input through"),
+        ({"block_size": [0, 8], "projected_dim": 6}, None, "All inputs are approximated"),
+        ({"block_size": 0, "projected_dim": 24}, "at most 24 tokens", None),
+        ({"block_size": [0, 8], "projected_dim": 24}, "at most 24 tokens", None),
+        ({"projection_type": "conv", "block_size": 8, "projected_dim": 24}, "at most 24 tokens", None),
+        ({"projection_type": "linear", "block_size": 0, "projected_dim": 24}, "exactly 24 tokens", None),
+        ({"projection_type": "linear", "block_size": [0, 8], "projected_dim": 24}, None, "through 24 projected rows"),
+        ({"projection_type": "linear", "block_size": 8, "projected_dim": 7}, "at most 8 tokens", "through 7 projected rows"),
+    ],
+)
+def test_a_card_says_which_inputs_are_exact(fields, exact, rows):
+    fields = {"projection_type": "attention_pool"} | fields
+    text = what_is_exact(LinformerConfig(num_hidden_layers=2, max_position_embeddings=24, **fields), 24)
+    assert (f"Inputs of {exact} get the original's outputs" in text) if exact else "get the original's" not in text
+    assert (rows in text) if rows else "approximated" not in text
+    assert ("Train the model further" in text) == (rows is not None or "exactly" in exact)
 
 
 class PathOfModel:

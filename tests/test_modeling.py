@@ -13,6 +13,7 @@ from naive_linformer import naive_forward
 from packaging.version import parse
 from safetensors import safe_open
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoModel,
     DataCollatorWithFlattening,
@@ -35,9 +36,12 @@ from modeling_linformer import (
     LinformerForSequenceClassification,
     LinformerForTokenClassification,
     LinformerModel,
+    attention,
+    chunked_inference,
 )
-from modeling_linformer.modeling_linformer import tokens_per_chunk
-from modeling_linformer.projections import LinformerAttentionPoolProjection, LinformerLinearProjection, Tokens, Windows
+from modeling_linformer.attention import has_shared_projection
+from modeling_linformer.chunked_inference import choose_chunks
+from modeling_linformer.projections import LinformerLinearProjection, Tokens
 
 
 # The naive reference consists of thousands of tiny operations, which a second thread only slows down
@@ -47,8 +51,8 @@ SHARINGS = ("none", "headwise", "key_value", "layerwise")
 TYPES = ("linear", "mean_pool", "max_pool", "attention_pool", "conv")
 POOLS = ("mean_pool", "max_pool", "attention_pool")
 VOCAB, PAD, N, K = 50, 1, 24, 6
-# These are one token, fewer than k, k, a number between k and n (no multiple of the convolution's window of 4), and n
-LENGTHS = (1, 3, K, 13, N)
+# These are one token, fewer than a window of 4, and than a block of 8, a number between (no multiple of a window), and n
+LENGTHS = (1, 3, 6, 13, N)
 
 # The sizes differ from one another, so that no mixed-up dimension fits by chance
 SIZES = {
@@ -67,10 +71,14 @@ SIZES = {
 # Every run tests the same examples, so that a failure can be repeated
 few_examples = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 
+# Poolings have no parameters that could be shared
+PROJECTIONS = [(name, sharing) for name in TYPES for sharing in SHARINGS if name not in POOLS or sharing == "layerwise"]
+
 sharings = pytest.mark.parametrize("sharing", SHARINGS)
 types = pytest.mark.parametrize("projection_type", TYPES)
-# A block size of 5 is neither a divisor of n nor a multiple of the convolution's window
-with_and_without_blocks = pytest.mark.parametrize("block_size", [0, 5])
+projections = pytest.mark.parametrize("projection_type, sharing", PROJECTIONS)
+# A block has two windows of 4 positions
+with_and_without_blocks = pytest.mark.parametrize("block_size", [0, 8])
 
 
 def make_model(model_class=LinformerModel, dtype=torch.float32, **config):
@@ -110,16 +118,21 @@ def assert_equal(actual, expected, atol):
 SEQUENCES = [make_ids(length, seed=length) for length in LENGTHS]
 
 
-# These cover every sharing, one k per layer where the sharing allows it, and blocks
-CONFIGS = [{"projection_sharing": sharing} for sharing in SHARINGS]
-CONFIGS += [{"projection_sharing": sharing, "projected_dim": (8, 4)} for sharing in SHARINGS if sharing != "layerwise"]
-CONFIGS += [{"projection_sharing": sharing, "block_size": 5} for sharing in SHARINGS]
-CONFIGS += [
-    {"projection_sharing": "headwise", "block_size": (8, 0), "projected_dim": (8, 4)},
-    {"block_size": 1},
-]
-# Layers share what is the same for all of the same k and block size, and nothing else
-CONFIGS += [{"block_size": (5, 3), "projection_type": name} for name in ("linear", "mean_pool", "attention_pool")]
+# These cover every sharing, one k per layer where the sharing allows it, and blocks of several windows, of one, and of a part
+CONFIGS = []
+for _name, _sharing in PROJECTIONS:
+    _config = {"projection_type": _name, "projection_sharing": _sharing}
+    CONFIGS += [_config, _config | {"block_size": 8}]
+    if _sharing != "layerwise" or _name in POOLS:
+        CONFIGS.append(_config | {"projected_dim": (8, 4)})
+for _name in TYPES:
+    _config = {"projection_type": _name}
+    CONFIGS += [_config | {"block_size": size} for size in (1, 2, 4)]
+    CONFIGS.append(_config | {"projection_sharing": "headwise", "block_size": (3, 0), "projected_dim": (8, 4)})
+    # Layers share what is the same for all of the same k and block size, and nothing else
+    CONFIGS.append(_config | {"block_size": (8, 4)})
+# A learned matrix has no windows that blocks would have to fit
+CONFIGS += [{"block_size": 5}, {"block_size": (5, 3)}]
 
 
 def gradients(model, hidden_states):
@@ -141,13 +154,12 @@ def expected(**config):
 
 
 # The limit of 8 takes effect for 24 tokens, of which 20 are outside a block of 4, but not for 6, of which 2 are outside
-CONFIGS = [config | {"projection_type": name} for config in CONFIGS for name in TYPES]
 CONFIGS += [{"block_size": 4, "far_token_limit": 8, "projection_type": name} for name in POOLS]
 RELATIVE = [
     {"block_size": size, "relative_attention_num_buckets": 8, "projection_type": name}
     for name in TYPES
-    for size in (0, 5)
-    if size or name in POOLS
+    for size in (0, 8)
+    if size or name != "linear"
 ]
 CONFIGS += RELATIVE
 
@@ -176,9 +188,8 @@ def test_equals_the_formula(config, attention):
             assert difference < 1e-10 * max(1, grads[name].abs().max().item()), name
 
 
-@types
+@projections
 @with_and_without_blocks
-@pytest.mark.parametrize("sharing", ["none", "layerwise"])
 def test_any_length_equals_the_formula(sharing, projection_type, block_size):
     model = make_model(projection_sharing=sharing, projection_type=projection_type, block_size=block_size)
     with torch.no_grad():
@@ -187,8 +198,7 @@ def test_any_length_equals_the_formula(sharing, projection_type, block_size):
             assert_equal(model(sequence[None]).last_hidden_state[0], naive_forward(model, sequence), 1e-5)
 
 
-@sharings
-@types
+@projections
 @with_and_without_blocks
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_equals_the_formula(dtype, sharing, projection_type, block_size):
@@ -209,8 +219,7 @@ def test_half_precision_equals_the_formula(dtype, sharing, projection_type, bloc
                 assert (actual.float() - wanted).norm() < 4 * torch.finfo(dtype).eps * wanted.norm()
 
 
-@sharings
-@types
+@projections
 @with_and_without_blocks
 @pytest.mark.parametrize("how", ["autocast", "weights"])
 def test_bfloat16_training_step(how, sharing, projection_type, block_size):
@@ -252,9 +261,8 @@ def cached_masked_lm(**config):
     return make_model(LinformerForMaskedLM, **config)
 
 
-@types
+@projections
 @with_and_without_blocks
-@pytest.mark.parametrize("sharing", ["none", "layerwise"])
 @few_examples
 @given(data=st.data())
 @torch.no_grad()
@@ -290,8 +298,7 @@ def test_padding_and_chunks_never_matter_to_relative_positions(config):
                 assert_equal(actual[: len(wanted)], wanted, 1e-5)
 
 
-@types
-@sharings
+@projections
 @with_and_without_blocks
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_a_row_of_padding_gives_finite_numbers(attention, sharing, projection_type, block_size):
@@ -317,6 +324,26 @@ def test_a_row_of_padding_gives_finite_numbers_in_float16(projection_type, block
         layer.attention.self.key.bias *= 100
     batch, mask = pad_right([make_ids(9), make_ids(0)])
     assert model(batch, attention_mask=mask).last_hidden_state.isfinite().all()
+
+
+@projections
+@pytest.mark.parametrize("block_size", [0, 2, 8])
+@torch.no_grad()
+def test_a_hole_in_the_mask_is_padding(projection_type, sharing, block_size):
+    # A hole of a window, of a block, and of single tokens. What stands there, and what the batch is, changes nothing.
+    config = {"projection_type": projection_type, "projection_sharing": sharing, "block_size": block_size}
+    model = make_model(**config)
+    mask = torch.ones(3, N, dtype=torch.long)
+    mask[0, 4:8], mask[1, 8:16], mask[2, [2, 9, 10, 23]] = 0, 0, 0
+    wanted = [model(make_ids(1, N, seed=row), attention_mask=mask[row : row + 1])[0][0] for row in range(3)]
+    for garbage in (10, 11):
+        batch = torch.where(mask == 1, torch.cat([make_ids(1, N, seed=row) for row in range(3)]), make_ids(3, N, seed=garbage))
+        for row, hidden in enumerate(model(batch, attention_mask=mask).last_hidden_state):
+            assert_equal(hidden[mask[row] == 1], wanted[row][mask[row] == 1], 1e-5)
+    for size in (1, 8):
+        model.config.inference_chunk_size = size
+        for row, hidden in enumerate(model(batch, attention_mask=mask).last_hidden_state):
+            assert_equal(hidden[mask[row] == 1], wanted[row][mask[row] == 1], 1e-5)
 
 
 @types
@@ -373,93 +400,76 @@ def projection_of(**config):
     return make_model(**config).encoder.layer[0].attention.self.E
 
 
-def test_pooling_windows_are_even():
+def test_a_row_stands_for_a_window():
     # Pooling the rows of an identity matrix shows which token went into which window
     pool = projection_of(projection_type="mean_pool")
     for length in range(1, N + 1):
-        windows = pool(torch.eye(length)[None], Tokens((1, length)))[0] > 0  # (k, length)
-        windows = windows[windows.any(1)]
-        assert len(windows) == min(K, length)
-        assert windows[0].tolist() == [True] + [False] * (length - 1)
-        assert (windows.sum(0) == 1).all()
-        assert (windows.int().argmax(0).diff() >= 0).all()
-        if length > 1:
-            sizes = windows[1:].sum(1)
-            assert sizes.max() - sizes.min() <= 1
+        windows = pool(torch.eye(length)[None, :, None], Tokens((1, length)))[0, :, 0] > 0  # (k, length)
+        assert windows.tolist() == [[token // 4 == row for token in range(length)] for row in range(-(-length // 4))]
 
 
-def test_a_row_counts_for_its_tokens_outside_the_block():
-    # With k = 5, the windows of 13 tokens are 0, 1-3, 4-6, 7-9 and 10-12. Their blocks of 5 are 0-4, 5-9 and 10-12.
-    pool = projection_of(projection_type="mean_pool", projected_dim=5, block_size=5)
-    assert pool.counts(Tokens((1, 13)), 5, torch.float32).tolist() == [[[[0, 0, 2, 3, 3], [1, 3, 1, 0, 3], [1, 3, 3, 3, 0]]]]
-    assert pool.counts(Tokens((1, 13)), 0, torch.float32).tolist() == [[[[True] * 5]]]
-    mask = torch.arange(13)[None] < 3
-    assert pool.counts(Tokens((1, 13), mask), 5, torch.float32).tolist() == [
-        [[[0, 0, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 0, 0]]]
-    ]
-
-
-def pooled_by_attention(pool, rows, tokens, scores, block_size=0):
+def shared_by(pool, scores, mask=None):
     """
-    Returns the rows and counts of `attention_pool` for given scores (b, n', h). In each head, the key's only feature is the
-    score, and the query is 1.
+    Returns the `SharedKeys` of `attention_pool` for given scores (B, n', h) of random values. In each head the key's only
+    feature is the score, and the query is 1.
     """
-
-    def query(mean_row):
-        return torch.ones_like(scores[:, :1])
-
-    weights = pool.weigh(tokens, rows, query, scores)
-    return pool(rows, tokens, weights), pool.counts(tokens, block_size, torch.float32, weights)
+    values = torch.randn(*scores.shape, 10, generator=torch.Generator().manual_seed(0))
+    tokens = Tokens(scores.shape[:2], mask)
+    return values, pool.share(torch.ones_like(scores)[..., None], scores[..., None], values, tokens, pool, 1.0)
 
 
 def test_attention_weights_of_equal_scores_are_those_of_mean_pooling():
-    rows = torch.randn(2, N, 30, generator=torch.Generator().manual_seed(0))
     mask = torch.arange(N) < torch.tensor([N, 9])[:, None]
     mean, attention = (projection_of(projection_type=name) for name in ("mean_pool", "attention_pool"))
-    tokens = Tokens((2, N), mask)
-    pooled, counts = pooled_by_attention(attention, rows, tokens, torch.full((2, N, 3), -7.0))
-    assert_equal(pooled, mean(rows, tokens), 1e-5)
-    sizes = mean.sizes(tokens, 0)
-    assert_equal(counts, sizes[:, None].expand_as(counts).float(), 1e-4)
+    values, shared = shared_by(attention, torch.full((2, N, 3), -7.0), mask)
+    assert_equal(shared.value[:, :3], mean(values, Tokens((2, N), mask))[:, :3], 1e-5)
+    counts = Tokens((2, N), mask).counts_of_windows(4)
+    assert counts.tolist() == [[4] * 6, [4, 4, 1, 0, 0, 0]]
+    assert_equal(shared.log_counts[:, :3].exp(), counts[:, :3, None].expand(-1, -1, 3).float(), 1e-4)
     # A token that the mean query does not attend to is not in the mean of its window, and does not count
-    scores = torch.zeros(2, N, 3)
-    start, end = mean.window_borders(tokens)[0, 2:4].tolist()
-    scores[0, start] = -50
-    pooled, counts = pooled_by_attention(attention, rows, tokens, scores)
-    assert_equal(pooled[0, 2], rows[0, start + 1 : end].mean(0), 1e-5)
-    assert_equal(counts[0, :, 0, 2], torch.full((3,), end - start - 1.0), 1e-4)
-    # For the block of this token alone, its window counts as much as without blocks. For the block of another token of the
-    # window, it counts for one token less.
-    _, counts = pooled_by_attention(attention, rows, tokens, scores, block_size=1)
-    assert_equal(counts[0, :, start, 2], torch.full((3,), end - start - 1.0), 1e-4)
-    assert_equal(counts[0, :, start + 1, 2], torch.full((3,), end - start - 2.0), 1e-4)
+    scores = torch.zeros(1, N, 3)
+    scores[0, 4] = -50
+    values, shared = shared_by(attention, scores)
+    assert_equal(shared.value[0, 1], values[0, 5:8].mean(0), 1e-5)
+    assert_equal(shared.log_counts[0, 1].exp(), torch.full((3,), 3.0), 1e-4)
+
+
+def test_a_row_of_one_token_counts_for_one():
+    scores = torch.zeros(1, N, 3)
+    scores[0, ::4] = 1e4
+    values, shared = shared_by(projection_of(projection_type="attention_pool"), scores)
+    assert torch.equal(shared.value, values[:, ::4]) and not shared.log_counts.any()
+
+
+def test_counts_have_no_gradient():
+    model = make_model(projection_type="attention_pool", block_size=8)
+    attention = model.encoder.layer[0].attention.self
+    hidden_states, tokens = torch.randn(1, N, 30, requires_grad=True), Tokens((1, N))
+    shared = attention.share(hidden_states, *attention.features(hidden_states, attention.E), tokens, attention.E)
+    assert shared.key.requires_grad and shared.value.requires_grad and not shared.log_counts.requires_grad
 
 
 def test_a_window_far_below_the_others_keeps_its_weights():
     # The first token often gets nearly all attention. If its score were subtracted from the scores of the other windows, all
     # their exponentials would be 0.
-    rows = torch.randn(1, N, 30, generator=torch.Generator().manual_seed(0))
-    pool, tokens = projection_of(projection_type="attention_pool"), Tokens((1, N))
-    scores = torch.randn(1, N, 3, generator=torch.Generator().manual_seed(1))
-    wanted = pooled_by_attention(pool, rows, tokens, scores)
+    pool, scores = (
+        projection_of(projection_type="attention_pool"),
+        torch.randn(1, N, 3, generator=torch.Generator().manual_seed(1)),
+    )
+    _, wanted = shared_by(pool, scores)
     shifted = scores.clone()
-    shifted[:, 0] += 500
-    for actual, expected in zip(pooled_by_attention(pool, rows, tokens, shifted), wanted, strict=True):
-        assert_equal(actual, expected, 1e-6)
-    # The same for a window that lies far below the others by itself
-    shifted = scores.clone()
-    shifted[:, pool.window_borders(tokens)[0, 2] : pool.window_borders(tokens)[0, 3]] -= 500
-    for actual, expected in zip(pooled_by_attention(pool, rows, tokens, shifted), wanted, strict=True):
+    shifted[:, :4] += 500
+    _, shared = shared_by(pool, shifted)
+    for actual, expected in zip(shared[1:], wanted[1:], strict=True):
         assert_equal(actual, expected, 1e-4)
 
 
 @pytest.mark.parametrize("how", ["weights", "autocast"])
-@pytest.mark.parametrize("chunk_size", [None, 10])
 @torch.no_grad()
-def test_scores_for_the_mean_query_are_computed_in_float32(chunk_size, how):
+def test_scores_for_the_mean_query_are_computed_in_float32(how):
     # The largest product of a query and a key is about 260,000, four times what float16 holds, and a score that was rounded
     # to float16 would be off by up to 32
-    sizes = {"hidden_size": 6, "max_position_embeddings": 60, "projected_dim": 7}
+    sizes = {"hidden_size": 6, "max_position_embeddings": 60, "projected_dim": 6}
     model = make_model(dtype=torch.float16 if how == "weights" else torch.float32, projection_type="attention_pool", **sizes)
     attention = model.encoder.layer[0].attention.self
     for linear in (attention.query, attention.key):
@@ -467,21 +477,15 @@ def test_scores_for_the_mean_query_are_computed_in_float32(chunk_size, how):
         linear.bias.zero_()
     rows = torch.randint(-1, 2, (2, 60, 6), generator=torch.Generator().manual_seed(0)).to(model.dtype)
     rows[:, :, 1:] = torch.tensor([1.0, 0.5, 0.25, -1.0, 0.5])  # the mean query is large
-    tokens = Tokens((2, 60))
-    tokens.chunk_size = chunk_size
-    pool, modules = attention.E, (attention.query, attention.key, attention.value)
-    assert pool.can_pool_hidden_states(rows, tokens) is (chunk_size is not None)
-    exact = copy.deepcopy(attention).double()
-    wanted = pool.weigh(tokens, rows.double(), exact.query, exact.key(rows.double()))
+    tokens, exact = Tokens((2, 60)), copy.deepcopy(attention).double()
+    query, key, _ = exact.features(rows.double(), exact.E)
+    wanted = exact.E.weights(query, key, Tokens((2, 60)), exact.scaling)
     with torch.autocast("cpu", torch.float16, enabled=how == "autocast"):
-        if chunk_size is None:
-            weights = pool.weigh(tokens, rows, attention.query, attention.key(rows))
-        else:
-            weights = pool.pool_hidden_states(rows, tokens, *modules)[2]
+        query, key, _ = attention.features(rows, attention.E)
+        weights = attention.E.weights(query, key, tokens, attention.scaling)
     assert (exact.key(rows.double()) @ exact.query(rows.double()).mT).max() > 2 * torch.finfo(torch.float16).max
-    for actual, expected in zip(weights, wanted, strict=True):
-        assert actual.dtype == torch.float32
-        assert_equal(actual.double(), expected, 1e-2)
+    assert weights.dtype == torch.float32
+    assert_equal(weights.double(), wanted, 1e-2)
 
 
 # --- Full attention, where the projection changes nothing: RoBERTa and BERT ---
@@ -523,8 +527,7 @@ def as_roberta(**config):
     return model
 
 
-@sharings
-@types
+@projections
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @torch.no_grad()
 def test_identity_projections_equal_roberta(attention, sharing, projection_type):
@@ -659,29 +662,13 @@ def test_both_dropouts_of_the_classification_head():
     assert_equal(logits, head.out_proj(x), 1e-6)
 
 
-@pytest.mark.parametrize("projection_type", POOLS)
-@few_examples
-@given(data=st.data())
-@torch.no_grad()
-def test_pooling_of_at_most_k_tokens_is_full_attention(data, projection_type):
-    k = data.draw(st.integers(2, N), label="k")
-    block_size = data.draw(st.integers(0, N), label="block size")
-    lengths = data.draw(st.lists(st.integers(1, k), min_size=1, max_size=3), label="lengths")
-    padded_length = data.draw(st.integers(max(lengths), N), label="padded length")
-    batch, mask = pad_right([make_ids(length, seed=length) for length in lengths], padded_length)
-    blocks = {"block_size": block_size, "far_token_limit": k}
-    model = as_roberta(projected_dim=k, projection_type=projection_type, **blocks)
-    output, wanted = (m(batch, attention_mask=mask).last_hidden_state for m in (model, roberta()))
-    assert_equal(output[mask == 1], wanted[mask == 1], 1e-5)
-
-
-@types
-@sharings
+@projections
 @few_examples
 @given(data=st.data())
 @torch.no_grad()
 def test_an_input_of_one_block_gets_full_attention(data, sharing, projection_type):
-    block_size = data.draw(st.integers(1, N), label="block size")
+    sizes = range(1, N + 1) if projection_type == "linear" else [1, 2, 4, 8, 12, 16, 20, 24]
+    block_size = data.draw(st.sampled_from(sizes), label="block size")
     lengths = data.draw(st.lists(st.integers(1, block_size), min_size=1, max_size=3), label="lengths")
     padded_length = data.draw(st.integers(max(lengths), N), label="padded length")
     batch, mask = pad_right([make_ids(length, seed=length) for length in lengths], padded_length)
@@ -834,17 +821,26 @@ def test_logits_to_keep_is_refused_where_it_could_mean_anything(logits_to_keep, 
         ({"block_size": -1}, ["block_size", "0 for no blocks", "got -1"]),
         ({"block_size": [4, 4, 4]}, ["block_size", "num_hidden_layers", "2", "[4, 4, 4]"]),
         ({"far_token_limit": 9}, ["far_token_limit", "9", "poolings", "linear"]),
-        ({"far_token_limit": 5, "projection_type": "mean_pool"}, ["far_token_limit", "at least", "(6)", "got 5"]),
+        ({"far_token_limit": 0, "projection_type": "mean_pool"}, ["far_token_limit", "at least 1", "got 0"]),
+        ({"block_size": 6, "projection_type": "mean_pool"}, ["`block_size`", "n / k = 4", "got 6", "`projected_dim` (6)"]),
+        ({"block_size": [8, 5], "projection_type": "conv"}, ["`block_size`", "n / k = 4", "got [8, 5]"]),
+        (
+            {"projected_dim": 5, "projection_type": "max_pool"},
+            ["max_pool", "n / k", "max_position_embeddings", "(24)", "got 5"],
+        ),
+        (
+            {"linformer_version": "0.1.0", "projection_type": "mean_pool"},
+            ["`linformer_version` is 0.1.0", "'mean_pool'", "again"],
+        ),
         *(
             ({"relative_attention_num_buckets": buckets, "projection_type": "max_pool"}, ["multiple of 4", f"got {buckets}"])
             for buckets in (0, 6, 260)
         ),
         (
             {"relative_attention_num_buckets": 32},
-            ["relative_attention_num_buckets", "'linear'", "no distance", "`block_size`", "pooling"],
+            ["relative_attention_num_buckets", "'linear'", "no distance", "`block_size`", "another type"],
         ),
         ({"classifier_pooling": "max"}, ["classifier_pooling", "'max'", "cls", "mean"]),
-        ({"projection_type": "mean_pool", "projected_dim": 1}, ["projected_dim", "mean_pool", "from 2", "got 1"]),
         ({"hidden_act": "swishh"}, ["`hidden_act`", "'swishh'", "gelu", "relu", "silu"]),
         ({"initializer_range": -0.1}, ["`initializer_range`", "at least 0", "got -0.1"]),
         ({"layer_norm_eps": -1e-5}, ["`layer_norm_eps`", "at least 0", "got -1e-05"]),
@@ -899,7 +895,7 @@ def test_the_smallest_sizes_are_accepted():
     sizes = {**dict.fromkeys(names, 1), "max_position_embeddings": 1, "projected_dim": 1}
     model = LinformerModel(LinformerConfig(**sizes, initializer_range=0.0, layer_norm_eps=0.0, pad_token_id=-1))
     assert model(torch.zeros(1, 1, dtype=torch.long)).last_hidden_state.shape == (1, 1, 1)
-    assert LinformerConfig(**{**SIZES, "projection_type": "mean_pool", "far_token_limit": K}).far_token_limit == K
+    assert LinformerConfig(**{**SIZES, "projection_type": "mean_pool", "far_token_limit": 1}).far_token_limit == 1
 
 
 def test_poolings_take_a_k_per_layer_whatever_the_sharing():
@@ -966,24 +962,27 @@ def test_inputs_without_an_embedding_or_padded_on_the_left(inputs, message, posi
 # --- Attention weights and masks ---
 
 
-@types
-@sharings
+@projections
 @with_and_without_blocks
 @torch.no_grad()
 def test_output_attentions(sharing, projection_type, block_size):
     config = {"projection_type": projection_type, "projection_sharing": sharing, "block_size": block_size}
     model = make_model(attn_implementation="eager", **config)
     for sequence in SEQUENCES:
-        for attention in model(sequence[None], output_attentions=True).attentions:
-            assert attention.shape == (1, 3, len(sequence), min(block_size, len(sequence)) + K)
-            assert_equal(attention.sum(-1), torch.ones(1, 3, len(sequence)), 1e-5)
+        length = len(sequence)
+        rows = K if projection_type == "linear" else -(-length // 4)
+        if 0 < length <= block_size:  # one block has no rows
+            rows = 0
+        for weights in model(sequence[None], output_attentions=True).attentions:
+            assert weights.shape == (1, 3, length, min(block_size, length) + rows)
+            assert_equal(weights.sum(-1), torch.ones(1, 3, length), 1e-5)
 
     batch, mask = pad_right(SEQUENCES)
     attentions = model(batch, attention_mask=mask, output_attentions=True).attentions
     assert len(attentions) == 2
-    for attention in attentions:
-        assert attention.shape == (len(SEQUENCES), 3, N, block_size + K)
-        assert_equal(attention.sum(-1), torch.ones(len(SEQUENCES), 3, N), 1e-5)
+    for weights in attentions:
+        assert weights.shape == (len(SEQUENCES), 3, N, block_size + K)
+        assert_equal(weights.sum(-1), torch.ones(len(SEQUENCES), 3, N), 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -997,7 +996,9 @@ def test_output_attentions(sharing, projection_type, block_size):
         ("linear", 6, True, True),
         ("linear", 5, False, True),  # the last block is not full
         ("linear", N, False, False),  # the only block has no projected rows
-        ("attention_pool", 6, False, True),
+        ("mean_pool", 0, False, False),
+        ("conv", 0, False, False),
+        ("attention_pool", 8, False, True),
     ],
 )
 @torch.no_grad()
@@ -1020,11 +1021,10 @@ def test_a_mask_reaches_the_kernel_only_where_needed(monkeypatch, projection_typ
 # --- Training, inference in chunks ---
 
 
-@types
-@sharings
+@projections
 def test_gradient_checkpointing_keeps_the_gradients(sharing, projection_type):
-    config = {"projection_type": projection_type, "projection_sharing": sharing, "block_size": 5}
-    model = make_model(LinformerForMaskedLM, **config).train()
+    config = {"projection_type": projection_type, "projection_sharing": sharing, "block_size": 8}
+    model = make_model(LinformerForMaskedLM, relative_attention_num_buckets=8, **config).train()
     batch, mask = pad_right(SEQUENCES)
     labels = batch.masked_fill(mask == 0, -100)
     calls = []
@@ -1045,9 +1045,8 @@ def test_gradient_checkpointing_keeps_the_gradients(sharing, projection_type):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("block_size", [0, 2, [3, 2]])
-@sharings
-@types
+@pytest.mark.parametrize("block_size", [0, 2, [8, 0]])
+@projections
 def test_chunks_change_nothing(sharing, projection_type, block_size, dtype):
     def assert_same(ours, theirs):
         # Each of the two results is off by less than 2 eps relative to its norm, as in the test of half precision above
@@ -1060,7 +1059,7 @@ def test_chunks_change_nothing(sharing, projection_type, block_size, dtype):
     with torch.no_grad():
         model.config.inference_chunk_size = 0
         whole = model(**inputs, output_hidden_states=True)
-        for chunk_size in (1, 5):  # 1 divides the length, 5 does not
+        for chunk_size in (1, 9):  # rounded up to 4 or 8, and to 12 or 16
             model.config.inference_chunk_size = chunk_size
             embedded = {**inputs, "input_ids": None, "inputs_embeds": model.get_input_embeddings()(input_ids)}
             for chunks in (model(**inputs), model(**embedded)):
@@ -1071,35 +1070,31 @@ def test_chunks_change_nothing(sharing, projection_type, block_size, dtype):
                 assert_same(ours, theirs)
 
 
-@pytest.mark.parametrize("block_size", [0, 5, [4, 0]])
-@pytest.mark.parametrize("dtype, atol", [(torch.float64, 1e-12), (torch.bfloat16, 0.1)])
+@projections
 @torch.no_grad()
-def test_attention_pool_of_hidden_states_equals_that_of_keys(monkeypatch, block_size, dtype, atol):
-    # Hidden states are pooled from 8 d = 48 tokens on, which saves memory
-    sizes = {"hidden_size": 6, "max_position_embeddings": 60, "projected_dim": 7, "block_size": block_size}
-    model = make_model(dtype=dtype, projection_type="attention_pool", **sizes)
-    calls, pool = [], LinformerAttentionPoolProjection.pool_hidden_states
-    monkeypatch.setattr(
-        LinformerAttentionPoolProjection, "pool_hidden_states", lambda *args: calls.append(len(calls)) or pool(*args)
-    )
-    for lengths in ([60, 31, 3], [48], [13]):
-        batch, mask = pad_right([make_ids(length) for length in lengths], 60 if lengths != [48] else 48)
-        for attention_mask in (mask, None):
-            model.config.inference_chunk_size = 0
-            whole = model(batch, attention_mask=attention_mask).last_hidden_state
-            model.config.inference_chunk_size = 10
-            calls.clear()
-            chunks = model(batch, attention_mask=attention_mask).last_hidden_state
-            assert len(calls) == 2
-            assert_equal(chunks[mask == 1], whole[mask == 1], atol)
-    calls.clear()
-    model(make_ids(1, 47))
-    assert not calls
+def test_features_of_very_long_inputs_are_computed_twice(monkeypatch, projection_type, sharing):
+    config = {"projection_type": projection_type, "projection_sharing": sharing, "block_size": 8, "inference_chunk_size": 8}
+    model, sizes = make_model(**config), []
+    wanted = model(make_ids(2, N)).last_hidden_state
+    monkeypatch.setattr(chunked_inference, "LONGEST_WITH_KEPT_FEATURES", N - 1)
+    model.encoder.layer[0].attention.self.key.register_forward_hook(lambda *args: sizes.append(args[2].shape[1]))
+    assert_equal(model(make_ids(2, N)).last_hidden_state, wanted, 1e-5)
+    assert sizes == [8] * 6
 
 
-@pytest.mark.parametrize("block_size, chunks", [(0, [3, 3, 3, 3, 2]), (2, [4, 4, 4, 2]), ([3, 2], [6, 6, 2])])
-def test_long_inputs_go_in_chunks_of_whole_blocks_without_gradients(block_size, chunks):
-    model, sizes = make_model(inference_chunk_size=3, block_size=block_size), []
+@pytest.mark.parametrize(
+    "projection_type, block_size, chunks",
+    [
+        ("linear", 0, [3, 3, 3, 3, 2]),
+        ("linear", 2, [4, 4, 4, 2]),
+        ("linear", [3, 2], [6, 6, 2]),
+        ("mean_pool", 0, [4, 4, 4, 2]),
+        ("attention_pool", [2, 8], [8, 6]),
+    ],
+)
+def test_long_inputs_go_in_chunks_of_whole_blocks_and_windows_without_gradients(projection_type, block_size, chunks):
+    config = {"projection_type": projection_type, "inference_chunk_size": 3, "block_size": block_size}
+    model, sizes = make_model(**config), []
     model.encoder.layer[0].intermediate.register_forward_hook(lambda module, args, output: sizes.append(output.shape[1]))
 
     def chunks_of(length, **options):
@@ -1116,47 +1111,73 @@ def test_long_inputs_go_in_chunks_of_whole_blocks_without_gradients(block_size, 
     with torch.no_grad():
         for device, longest, chosen in (("cpu", 512, 512), ("meta", 65535, 16384)):
             lengths = (longest, longest + 1)
-            assert [tokens_per_chunk(None, length, 1, torch.device(device)) for length in lengths] == [None, chosen]
+            assert choose_chunks(None, lengths[0], 1, torch.device(device)) is None
+            assert choose_chunks(None, lengths[1], 1, torch.device(device)).size == chosen
 
 
-@pytest.mark.parametrize("config", [{}, {"relative_attention_num_buckets": 8}, {"projected_dim": 30}], ids=str)
+@pytest.mark.parametrize("config", [{}, {"relative_attention_num_buckets": 8}, {"block_size": 3}], ids=str)
 @types
 def test_an_input_of_one_block_has_no_rows(monkeypatch, projection_type, config):
-    model = make_model(projection_type=projection_type, block_size=9, **{"max_position_embeddings": 60} | config)
-    model.set_attn_implementation("eager")  # it returns the weights of the rows, and so computes them
+    # Nor has an input of one window, in which blocks of 3 tokens lie. A learned matrix has no windows.
+    blocks = {"block_size": 9, "projected_dim": 6, "max_position_embeddings": 54} | config
+    if projection_type == "linear":
+        blocks["block_size"] = 9
+    model = make_model(projection_type=projection_type, **blocks)
     batches = [pad_right(sequences) for sequences in ([make_ids(9)], [make_ids(7)] * 2, [make_ids(4), make_ids(8)])]
-    inputs = [{"input_ids": batch, "attention_mask": mask} for batch, mask in batches]
-    wanted = [model(**each).last_hidden_state for each in inputs]
-    model.set_attn_implementation("sdpa")
     E = model.encoder.layer[0].attention.self.E or model.encoder.E
-    monkeypatch.setattr(type(E), "forward", lambda *args: pytest.fail("rows were computed"))
+    monkeypatch.setattr(type(E), "share", lambda *args: pytest.fail("rows were computed"))
     with torch.no_grad():
-        for each, expected in zip(inputs, wanted, strict=True):
-            assert_equal(model(**each).last_hidden_state, expected, 1e-5)
+        for batch, mask in batches:
+            for row, hidden in enumerate(model(batch, attention_mask=mask).last_hidden_state):
+                length = int(mask[row].sum())
+                assert_equal(hidden[:length], naive_forward(model, batch[row, :length]), 1e-5)
         with pytest.raises(pytest.fail.Exception, match="rows were computed"):
             model(make_ids(1, 10))
     if projection_type in POOLS:
-        model(**inputs[0])
+        model(batch)
     else:  # a parameter without a gradient would stop data parallelism
         with pytest.raises(pytest.fail.Exception, match="rows were computed"):
-            model(**inputs[0])
+            model(batch)
 
 
-@pytest.mark.parametrize("block_size", [0, 5])
-@pytest.mark.parametrize("projection_type", POOLS)
-@pytest.mark.parametrize("chunk_size", [0, 10])
-def test_layers_of_the_same_k_share_their_windows(monkeypatch, chunk_size, projection_type, block_size):
-    found, init = [], Windows.__init__
-    monkeypatch.setattr(Windows, "__init__", lambda self, *args: found.append(args[1]) or init(self, *args))
-    sizes = {"num_hidden_layers": 4, "projected_dim": [6, 4, 6, 4], "inference_chunk_size": chunk_size}
-    model = make_model(projection_type=projection_type, block_size=block_size, **sizes)
-    # Besides k windows there is one for padding. attention_pool also divides each of five blocks among the windows
-    wanted = [5, 7] + [25, 35] * (projection_type == "attention_pool" and block_size > 0)
-    with torch.no_grad():
-        for _ in range(2):  # another input has windows of its own
-            model(make_ids(2, N))
-            assert sorted(found) == wanted
-            found.clear()
+@pytest.mark.parametrize("block_size", [0, 12])
+@projections
+def test_layers_of_the_same_sizes_share_what_follows_from_these(monkeypatch, projection_type, sharing, block_size):
+    if has_shared_projection(LinformerConfig(**SIZES, projection_type=projection_type, projection_sharing=sharing)):
+        pytest.skip("one E = F has one k")
+    calls, position_bias = [], attention.position_bias
+    monkeypatch.setattr(attention, "position_bias", lambda *args: calls.append(args[2]) or position_bias(*args))
+    sizes = {"num_hidden_layers": 4, "projected_dim": [6, 4, 6, 4], "relative_attention_num_buckets": 8}
+    sizes["block_size"] = block_size or (5 if projection_type == "linear" else 0)
+    model = make_model(projection_type=projection_type, projection_sharing=sharing, **sizes)
+    for _ in range(2):  # another input has its own
+        model(make_ids(2, N))
+        assert calls == [6, 4]
+        calls.clear()
+
+
+def test_few_kernels_are_started():
+    """On a GPU each call of an operation costs time, whatever its size. Views are free. Pieces of RoBERTa take 113 calls."""
+
+    class Counter(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.count += not function.is_view
+            return function(*args, **(kwargs or {}))
+
+    sizes = {
+        "num_hidden_layers": 6,
+        "max_position_embeddings": 512,
+        "projected_dim": 64,
+        "block_size": 64,
+        "far_token_limit": 64,
+    }
+    model = make_model(projection_type="attention_pool", inference_chunk_size=0, **sizes)
+    batch, mask = pad_right([make_ids(256), make_ids(200)])
+    with torch.no_grad(), Counter() as counter:
+        model(batch, attention_mask=mask)
+    assert counter.count <= 220
 
 
 @types
@@ -1214,8 +1235,7 @@ def test_feed_forward_goes_in_chunks(chunk_size):
 # --- Weights ---
 
 
-@sharings
-@types
+@projections
 def test_new_weights_have_the_initial_range(sharing, projection_type):
     torch.manual_seed(0)
     config = {**SIZES, "vocab_size": 500, "initializer_range": 0.3, "hidden_size": 60, "intermediate_size": 90}
@@ -1250,7 +1270,7 @@ def test_word_embeddings_are_tied_if_asked_for(tmp_path, tied):
     loaded = LinformerForMaskedLM.from_pretrained(tmp_path)
     assert (loaded.lm_head.decoder.weight is loaded.get_input_embeddings().weight) is tied
     batch = make_ids(2, 9)
-    assert torch.equal(loaded(batch).logits, model(batch).logits)
+    assert_equal(loaded(batch).logits, model(batch).logits, 1e-5)  # where tensors lie in memory decides how they are rounded
 
 
 def test_a_foreign_auto_map_is_never_saved(tmp_path):
@@ -1285,8 +1305,7 @@ def test_a_class_that_inherits_from_a_head_names_its_own_code(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["auto_map"] == OwnConfig._own_auto_map
 
 
-@sharings
-@types
+@projections
 def test_projections_are_stored_once(tmp_path, sharing, projection_type):
     model = make_model(LinformerForMaskedLM, projection_type=projection_type, projection_sharing=sharing)
     model.save_pretrained(tmp_path)
@@ -1337,23 +1356,23 @@ def test_token_embeddings_can_be_resized(tmp_path):
 @pytest.mark.parametrize("n, k", [(24, 6), (23, 7), (24, 24), (24, 2), (24, 1)])
 @torch.no_grad()
 def test_initial_linear_projection_is_mean_pooling_of_n_tokens(n, k, sharing):
-    sizes = {**SIZES, "max_position_embeddings": n, "projected_dim": k}
-    model = LinformerModel(LinformerConfig(**sizes, projection_sharing=sharing))
-    rows = torch.randn(2, n, 30, generator=torch.Generator().manual_seed(0))
-    tokens = Tokens(rows.shape[:2])
-    wanted = rows.mean(1, keepdim=True)
-    if k > 1:  # a pooling needs two windows
-        pool = LinformerModel(LinformerConfig(**sizes, projection_type="mean_pool")).encoder.layer[0].attention.self.E
-        wanted = pool(rows, tokens)
+    # The first position has a window of its own, and the others share the rest evenly
+    model = LinformerModel(
+        LinformerConfig(**{**SIZES, "max_position_embeddings": n, "projected_dim": k}, projection_sharing=sharing)
+    )
+    rows = torch.randn(2, n, 3, 10, generator=torch.Generator().manual_seed(0))
+    window_of = [min(1, k - 1) + (position - 1) * (k - 1) // (n - 1) if position else 0 for position in range(n)]
+    windows = [[position for position in range(n) if window_of[position] == row] for row in range(k)]
+    wanted = torch.stack([rows[:, window].mean(1) for window in windows], dim=1)
     projections = [module for module in model.modules() if isinstance(module, LinformerLinearProjection)]
     assert len(projections) == {"none": 4, "headwise": 4, "key_value": 2, "layerwise": 1}[sharing]
     for projection in projections:
-        assert_equal(projection(rows, tokens), wanted, 1e-6)
+        assert_equal(projection(rows, Tokens(rows.shape[:2])), wanted, 1e-6)
 
 
 def test_initial_convolution_is_mean_pooling():
     model = LinformerModel(LinformerConfig(**{**SIZES, "projection_type": "conv"}))
-    rows = torch.randn(2, N, 30, generator=torch.Generator().manual_seed(0))
+    rows = torch.randn(2, N, 3, 10, generator=torch.Generator().manual_seed(0))
     assert_equal(model.encoder.E(rows, Tokens(rows.shape[:2])), rows.unflatten(1, (K, N // K)).mean(2), 1e-6)
 
 

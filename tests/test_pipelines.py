@@ -77,7 +77,7 @@ def models(tokenizer):
         "intermediate_size": 37,
         "max_position_embeddings": N,
         "projected_dim": 6,
-        "block_size": 5,
+        "block_size": 8,
         "projection_type": "attention_pool",
     }
     models = {}

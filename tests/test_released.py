@@ -40,13 +40,13 @@ CHECKPOINTS = {
     ),
     "mean_pool": (
         "LinformerForTokenClassification",
-        {"projection_type": "mean_pool", "block_size": [0, 5], "embedding_size": 6},
+        {"projection_type": "mean_pool", "block_size": [0, 8], "embedding_size": 6},
     ),
     "max_pool": ("LinformerModel", {"projection_type": "max_pool", "hidden_act": "relu"}),
     "attention_pool": (
         "LinformerForSequenceClassification",
         {
-            "projected_dim": 4,
+            "projected_dim": 12,
             "projection_type": "attention_pool",
             "block_size": 4,
             "position_period": 8,

@@ -135,7 +135,7 @@ def converted(sources, tmp_path_factory):
     """Returns the folder that the converted models are in, and what a process without the packages finds there."""
     folder = tmp_path_factory.mktemp("converted")
     for name in sources[1]:
-        options = ["--max_position_embeddings", str(LONG), "--projected_dim", "6"]
+        options = ["--max_position_embeddings", str(LONG), "--projected_dim", "8"]
         main(["--model_name_or_path", str(sources[0] / name), "--output_dir", str(folder / name), *options])
     folders = {name: str(folder / name) for name in sources[1]}
     return folder, run_without_packages(LOAD, folder, json.dumps([folders, TEXTS, PAIRS, FAR]))

@@ -56,10 +56,13 @@ def test_together_with_data_parallelism(found):
     ("case", "message"),
     [
         ("fewer tokens than processes", "is 1 tokens long, too few tokens for each of the"),
-        ("fewer blocks than processes", "is 5 tokens long, too few blocks of 5 tokens for each of the"),
+        (
+            "fewer blocks than processes",
+            "is 5 tokens long, too few parts of 5 tokens (whole blocks and windows) for each of the",
+        ),
         (
             "a part that is not of whole blocks",
-            "but each part except the last must consist of complete blocks, a multiple of 5 tokens",
+            "but each part except the last must consist of complete blocks and windows, a multiple of 5 tokens",
         ),
         ("no tokens", "the one of rank 1 has no token of it: the parts are [3, 0"),
         ("too long", "tokens long, but this model reads at most `max_position_embeddings` = 32"),

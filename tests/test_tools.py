@@ -33,7 +33,7 @@ from transformers_linformer.commands import glue
 # The models are so small that a second thread costs more time than it saves
 torch.set_num_threads(1)
 
-PAD, N, K, BLOCK = 1, 24, 6, 5
+PAD, N, K, BLOCK = 1, 24, 6, 8
 
 # The kernels of quantised layers take these hidden sizes
 SIZES = {
@@ -56,8 +56,8 @@ CONFIGS = [
 ]
 # With one E per head, keys and values are computed for all tokens, and not for the projected rows alone
 CONFIGS += [{"projection_type": "linear", "block_size": size, "projection_sharing": "none"} for size in (0, BLOCK)]
-# In chunks of a long input, attention_pool gets the matrices of the modules by applying the modules to an identity matrix
-LONG = {"max_position_embeddings": 600, "inference_chunk_size": 64}
+# A long input is computed in chunks
+LONG = {"max_position_embeddings": 600, "projected_dim": 150, "inference_chunk_size": 64}
 CONFIGS += [{"projection_type": "attention_pool", "block_size": BLOCK, **LONG}]
 configs = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: "-".join(map(str, config.values())))
 

@@ -4,48 +4,41 @@
 Linformer's attention for the encoders of transformers, with their own weights.
 
 Importing this module registers `attn_implementation="linformer"`. An encoder that computes its attention by transformers'
-`AttentionInterface` then attends, with the queries and keys that it makes, to blocks of exact attention and k pooled rows.
+`AttentionInterface` then attends, with the queries and keys that it makes, to blocks of exact attention and to pooled rows.
 """
 
-import functools
-from typing import NamedTuple
+import math
 
 import torch
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 from transformers.masking_utils import causal_mask_function
 
-from configuration_linformer import LinformerConfig
-from modeling_linformer.modeling_linformer import (
-    LinformerProjected,
-    check_padding_side,
-    has_packed_documents,
-    in_chunks,
-    join_blocks,
-    join_rows_to_blocks,
-    split_blocks,
-    tokens_per_chunk,
-)
-from modeling_linformer.projections import PROJECTION_CLASSES, Tokens, number_of_blocks
+from modeling_linformer.attention import attend, fill_up, join_blocks, merge_blocks, position_bias
+from modeling_linformer.chunked_inference import choose_chunks, in_chunks
+from modeling_linformer.input_checks import check_padding_side, has_packed_documents
+from modeling_linformer.projections import POOLINGS, Tokens, accumulation_dtype, left_out, number_of_parts, split
 
 
 NAME = "linformer"
+CALLED = "linformer_attention_was_called"  # the attribute of an attention module that has called the attention function
+DEFAULTS = {"window": 32, "block_size": 256, "projection_type": "attention_pool", "far_token_limit": None}
 # Arguments of an attention function that change what it computes, in a way that this one does not know
 UNKNOWN = ("encoder_hidden_states", "position_bias", "softcap", "s_aux", "cu_seq_lens_q", "is_causal")
 
 
-def use_linformer_attention(model, projected_dim=64, block_size=128, projection_type="attention_pool", far_token_limit=None):
+def use_linformer_attention(model, window=32, block_size=256, projection_type="attention_pool", far_token_limit=None):
     """
-    Lets an encoder of transformers attend to blocks of exact attention and to k pooled rows, and returns it.
+    Lets an encoder of transformers attend to blocks of exact attention and to pooled rows, and returns it.
 
     Its weights stay as they are. Inputs of at most `block_size` tokens get the outputs that they got before, and longer ones
-    are approximated, in time and memory O(n (b + k)). Layers with a sliding window keep it, without an n x n mask. The call
+    are approximated. Layers with a sliding window keep it, without an n x n mask. The call
     `model.set_attn_implementation("sdpa")` takes the change back. A saved checkpoint loads anywhere, as any other.
 
     Args:
         model: an encoder, with or without a head, that computes its attention by transformers' `AttentionInterface`.
-        projected_dim (`int` or `list[int]`): k, or one k per layer.
-        block_size (`int` or `list[int]`): b, or one b per layer. 0 is for no blocks.
+        window (`int` or `list[int]`): w, the number of positions that a pooled row stands for, or one w per layer.
+        block_size (`int` or `list[int]`): b, a divisor or a multiple of w, or one b per layer. 0 is for no blocks.
         projection_type (`str`): `"attention_pool"`, `"mean_pool"` or `"max_pool"`.
         far_token_limit (`int`, *optional*): as in `LinformerConfig`.
 
@@ -71,7 +64,7 @@ def use_linformer_attention(model, projected_dim=64, block_size=128, projection_
         encoder.register_forward_pre_hook(check_positions_of_model, with_kwargs=True)
     implementation, sizes = config._attn_implementation, getattr(config, "linformer_attention", None)
     config.linformer_attention = {
-        "projected_dim": projected_dim,
+        "window": window,
         "block_size": block_size,
         "projection_type": projection_type,
         "far_token_limit": far_token_limit,
@@ -82,7 +75,7 @@ def use_linformer_attention(model, projected_dim=64, block_size=128, projection_
             # Run once, on two tokens, to see whether the attention function is called
             with torch.no_grad(), torch.random.fork_rng():
                 encoder(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device))
-        if not any("linformer_pooling" in vars(module) for module in model.modules()):
+        if not any(getattr(module, CALLED, False) for module in model.modules()):
             raise ValueError(
                 f"{name} computes its attention in a way of its own, and not by transformers' `AttentionInterface`, so it"
                 " cannot be given another one. `linformer-convert` converts BERT, RoBERTa and their kin."
@@ -97,91 +90,86 @@ def use_linformer_attention(model, projected_dim=64, block_size=128, projection_
     return model
 
 
-class Pooling(NamedTuple):
-    """What an attention module pools its keys and values by. `sizes` are those of the configuration that it was made from."""
-
-    sizes: dict | None
-    projection: nn.Module
-    block_size: int
-
-
-def pooling_of(module, num_heads):
-    """Returns the `Pooling` of an attention module, which is kept in the module."""
-    pooling, sizes = getattr(module, "linformer_pooling", None), getattr(module.config, "linformer_attention", None)
-    if pooling is None or pooling.sizes != sizes:
-        pooling = module.linformer_pooling = make_pooling(module, num_heads, sizes)
-    return pooling
-
-
-def make_pooling(module, num_heads, sizes):
-    layer = getattr(module, "layer_idx", None)
-    # The configuration checks the sizes. How long the longest input is does not matter to a pooling.
-    config = LinformerConfig(
-        **{"projected_dim": 64, "block_size": 128, "projection_type": "attention_pool", **(sizes or {})},
-        num_hidden_layers=module.config.num_hidden_layers,
-        num_attention_heads=num_heads,
-        hidden_size=num_heads,
-        max_position_embeddings=2**30,
-    )
-    if config.has_learned_projection:
+def sizes_of(module):
+    """
+    Returns the pooling, the block size and the limit of far tokens of an attention module. Raises `ValueError` for what
+    `use_linformer_attention` does not take.
+    """
+    sizes = DEFAULTS | (getattr(module.config, "linformer_attention", None) or {})
+    projection_type, limit = sizes["projection_type"], sizes["far_token_limit"]
+    if projection_type not in POOLINGS:
         raise ValueError(
-            f"`projection_type={config.projection_type!r}` has parameters, which the model lacks: take a pooling."
+            f"`projection_type` must be one of {', '.join(POOLINGS)}, got {projection_type!r}. (A learned projection has"
+            " parameters, which the model lacks.)"
         )
-    if layer is None and (isinstance(config.projected_dim, list) or isinstance(config.block_size, list)):
-        raise ValueError(f"{type(module).__name__} does not know which layer it is: give one int for all layers, and no list.")
-    layer = layer or 0
-    return Pooling(sizes, PROJECTION_CLASSES[config.projection_type](config, layer), config.block_sizes[layer])
+    layer, of_layer = getattr(module, "layer_idx", None), {}
+    for name, least in (("window", 1), ("block_size", 0)):
+        size = sizes[name]
+        if isinstance(size, list | tuple):
+            if layer is None:
+                raise ValueError(
+                    f"{type(module).__name__} does not know which layer it is: `{name}` must be one int, got {size}."
+                )
+            if len(size) != module.config.num_hidden_layers:
+                raise ValueError(
+                    f"`{name}` must have one int for each of the {module.config.num_hidden_layers} layers, got {size}."
+                )
+            size = size[layer]
+        if size < least:
+            raise ValueError(f"`{name}` must be at least {least}, got {sizes[name]}.")
+        of_layer[name] = size
+    window, block_size = of_layer.values()
+    if block_size and block_size % window and window % block_size:
+        raise ValueError(f"`block_size` must be a divisor or a multiple of `window` ({window}), or 0, got {block_size}.")
+    if limit is not None and limit < 1:
+        raise ValueError(f"`far_token_limit` must be at least 1, or None for no limit, got {limit}.")
+    return POOLINGS[projection_type](window), block_size, limit
 
 
 def linformer_attention_forward(
     module, query, key, value, attention_mask, scaling=None, dropout=0.0, sliding_window=None, **kwargs
 ):
     """
-    Is an attention function of transformers: returns the outputs, (b, n', h, d / h), and no weights.
+    Is an attention function of transformers: returns the outputs, (B, n', h, d_h), and no weights.
 
-    `query`, `key` and `value` are (b, h, n', d / h), or keys and values have fewer heads, each for a group of heads of the
-    queries. `attention_mask` is (b, n'), False for padding, or None. With a `sliding_window`, a token attends to those that
+    `query`, `key` and `value` are (B, h, n', d_h), or keys and values have fewer heads, each for a group of heads of the
+    queries. `attention_mask` is (B, n'), False for padding, or None. With a `sliding_window`, a token attends to those that
     are fewer than `sliding_window` positions away, exactly.
 
     Raises `ValueError` for attention that no pooled row can take part in.
     """
     check(module, query, key, attention_mask, kwargs)
+    setattr(module, CALLED, True)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    attend = functools.partial(nn.functional.scaled_dot_product_attention, dropout_p=dropout, scale=scaling)
-    num_heads, length = query.shape[1:3]
-    pooling = pooling_of(module, num_heads)
-    if key.shape[1] != num_heads:
-        key, value = (rows.repeat_interleave(num_heads // key.shape[1], dim=1) for rows in (key, value))
-    query, key, value = (rows.transpose(1, 2) for rows in (query, key, value))  # (b, n', h, d / h)
+
+    def kernel(query, key, value, bias):
+        output = nn.functional.scaled_dot_product_attention(query, key, value, bias, dropout, scale=scaling)
+        return output.transpose(1, 2), None
+
+    if key.shape[1] != query.shape[1]:
+        key, value = (states.repeat_interleave(query.shape[1] // states.shape[1], dim=1) for states in (key, value))
+    query, key, value = (states.transpose(1, 2) for states in (query, key, value))  # (B, n', h, d_h)
     if sliding_window is not None:
-        return attend_in_window(query, key, value, attention_mask, sliding_window - 1, attend), None
+        return attend_in_window(query, key, value, attention_mask, sliding_window - 1, kernel), None
 
+    E, block_size, limit = sizes_of(module)
+    length, dtype = query.shape[1], accumulation_dtype(query.dtype)
     tokens = Tokens(query.shape[:2], attention_mask, query.device)
-    projection, block_size = pooling.projection, pooling.block_size
-    tokens.chunk_size = tokens_per_chunk(None, length, block_size or 1, query.device)
-    key_rows = value_rows = log_counts = None
-    if not projection.has_nothing_to_add(tokens, block_size):
-        scale = scaling * query.shape[-1] ** 0.5  # 1 in nearly all models: `weigh` itself divides by the root
-        rows_of_key, rows_of_value = key.flatten(2), value.flatten(2)
-        weights = projection.weigh(tokens, query.flatten(2), lambda mean_query: mean_query * scale, rows_of_key)
-        key_rows, value_rows = (projection(rows, tokens, weights) for rows in (rows_of_key, rows_of_value))
-        key_rows, value_rows = (rows.unflatten(-1, (num_heads, -1)).transpose(1, 2) for rows in (key_rows, value_rows))
-        log_counts = projection.log_counts(tokens, block_size, key.dtype, weights)
-    projected = LinformerProjected(key_rows, value_rows, log_counts, tokens.mask, None, None)
+    if not torch.compiler.is_compiling():
+        block_size = min(block_size, length)
+    shared = None
+    if not block_size or torch.compiler.is_compiling() or length > max(block_size, E.window):
+        shared = E.share(query, key, value, tokens, E, scaling)
+    if torch.compiler.is_compiling():
+        shared = fill_up(shared, E.num_rows(tokens, module.config.max_position_embeddings))
 
-    def attend_from(query, key, value, projected):
-        if not block_size:
-            return attend(query.transpose(1, 2), key_rows, value_rows, log_counts).transpose(1, 2).flatten(2)
-        output = attend(*join_rows_to_blocks(query, key, value, projected, block_size))
-        return join_blocks(output.transpose(1, 2).flatten(2), *query.shape[:2])
+    def attend_from(positions):
+        part = tokens.part(positions)
+        size = block_size if torch.compiler.is_compiling() else min(block_size, part.length)
+        bias = position_bias(part, size, 0 if shared is None else shared.key.shape[1], E, limit, None, dtype)
+        return attend(kernel, *(states[:, positions] for states in (query, key, value)), shared, bias, size)[0]
 
-    def attend_from_chunk(rows):
-        return attend_from(*(each[:, rows] for each in (query, key, value)), projected.of_rows(rows, block_size))
-
-    # A compiled graph would depend on a slice's taking all rows
-    complete = tokens.chunk_size is None
-    output = attend_from(query, key, value, projected) if complete else in_chunks(attend_from_chunk, tokens)
-    return output.unflatten(-1, (num_heads, -1)), None
+    return in_chunks(attend_from, choose_chunks(None, length, math.lcm(block_size or 1, E.window), query.device), length), None
 
 
 def check(module, query, key, attention_mask, kwargs):
@@ -219,33 +207,29 @@ def check_positions_of_model(encoder, args, kwargs):
         check_positions(kwargs.get("position_ids"), kwargs.get("attention_mask"))
 
 
-def attend_in_window(query, key, value, mask, distance, attend):
+def attend_in_window(query, key, value, mask, distance, kernel):
     """
-    Lets each token attend to those at most `distance` positions away, exactly, and returns the outputs, (b, n', h, d / h).
+    Lets each token attend to those at most `distance` positions away, exactly, and returns the outputs, (B, n', h, d_h).
 
     Blocks of as many tokens attend to themselves and both neighbours, so that there is no mask of n' x n'.
     """
     batch_size, length = query.shape[:2]
     size = max(distance, 1)
     around = 3 * size
-    after = number_of_blocks(length, size) * size + size - length
+    after = number_of_parts(length, size) * size + size - length
 
-    def with_neighbours(rows):
-        rows = nn.functional.pad(rows, (0, 0) * (rows.dim() - 2) + (size, after))
-        return rows.unfold(1, around, size).movedim(-1, 2)  # (b, m, 3 size, ...)
+    def with_neighbours(states):
+        states = nn.functional.pad(states, (0, 0) * (states.dim() - 2) + (size, after))
+        return states.unfold(1, around, size).movedim(-1, 2)  # (B, m, 3 size, ...)
 
     is_token = torch.ones_like(query[..., 0, 0], dtype=torch.bool) if mask is None else mask
-    is_token = with_neighbours(is_token.unsqueeze(-1)).squeeze(-1).unsqueeze(2)  # (b, m, 1, 3 size)
+    is_token = with_neighbours(is_token.unsqueeze(-1)).squeeze(-1).unsqueeze(2)  # (B, m, 1, 3 size)
     offsets = torch.arange(around, device=query.device) - size - torch.arange(size, device=query.device).unsqueeze(1)
-    is_attended = is_token & (offsets.abs() <= distance)  # (b, m, size, 3 size)
-    bias = torch.zeros_like(is_attended, dtype=query.dtype).masked_fill(~is_attended, torch.finfo(query.dtype).min)
-    blocks = split_blocks(query, size)
-    output = attend(
-        blocks.flatten(0, 1).transpose(1, 2),
-        *(with_neighbours(rows).flatten(0, 1).transpose(1, 2) for rows in (key, value)),
-        bias.flatten(0, 1).unsqueeze(1),
-    )
-    return join_blocks(output.transpose(1, 2), batch_size, length)
+    is_attended = is_token & (offsets.abs() <= distance)  # (B, m, size, 3 size)
+    bias = torch.zeros_like(is_attended, dtype=query.dtype).masked_fill(~is_attended, left_out(query.dtype))
+    states = (split(query, size), with_neighbours(key), with_neighbours(value))
+    output, _ = kernel(*(merge_blocks(each).transpose(1, 2) for each in states), merge_blocks(bias).unsqueeze(1))
+    return join_blocks(output, batch_size, length)
 
 
 def linformer_mask(attention_mask=None, mask_function=None, use_vmap=False, **ignored):

@@ -10,9 +10,9 @@ from .errors import UsageError
 @torch.no_grad()
 def token_attentions(model, **inputs):
     """
-    Returns for each layer the attention of each token to each token, (b, h, n', n').
+    Returns for each layer the attention of each token to each token, (B, h, n', n').
 
-    A token attends to the tokens of its block and to k projected rows. The weight of a row is spread over the tokens that the
+    A token attends to the tokens of its block and to projected rows. The weight of a row is spread over the tokens that the
     row stands for, by the weights that the row gives to their values: with P for the attention to the rows, the result is P F.
     It is exact, in that its product with the values of all tokens is the output of the attention, but for `max_pool`: there
     each feature of a row comes from one token, and a token has the share of the features that come from it. With a pooling
@@ -30,7 +30,7 @@ def token_attentions(model, **inputs):
     projections = []
 
     def read_projection(layer, args, kwargs):
-        projections.append(projection_of(layer.attention.self, *args, kwargs["shared_projection"]))
+        projections.append(projection_of(layer.attention.self, *args[:2], kwargs["shared_projection"]))
 
     handles = [layer.register_forward_pre_hook(read_projection, with_kwargs=True) for layer in base.encoder.layer]
     try:
@@ -44,34 +44,40 @@ def token_attentions(model, **inputs):
 
 
 def projection_of(attention, hidden_states, tokens, shared_projection):
-    """Returns F for the inputs of a layer, (b, h, k, n'). It is read from the rows that it makes of the identity matrix."""
-    F = next(each for each in (attention.F, attention.E, shared_projection) if each is not None)
-    batch_size, length, hidden_size = hidden_states.shape
-    heads = hidden_size // attention.attention_head_size
-    weights = F.weigh(tokens, hidden_states, attention.query, attention.key(hidden_states))
-    identity = torch.eye(length, dtype=hidden_states.dtype, device=hidden_states.device)
-    rows = F(identity.repeat(1, heads).expand(batch_size, -1, -1), tokens, weights)  # (b, k, h n')
-    rows = rows.unflatten(-1, (heads, length)).transpose(1, 2)
+    """
+    Returns F for the inputs of a layer, (B, h, k, n'), or None if no row counts. It is read from the rows that it makes of the
+    identity matrix.
+    """
+    E = shared_projection if attention.E is None else attention.E
+    if not attention.needs_rows(tokens, E):
+        return None
+    query, key, value = (
+        attention.split_heads(each(hidden_states)) for each in (attention.query, attention.key, attention.value)
+    )
+    batch_size, length, heads = value.shape[:3]
+    identity = torch.eye(length, dtype=value.dtype, device=value.device)
+    identity = identity[:, None].expand(batch_size, -1, heads, -1)  # (B, n', h, n')
+    F = E if attention.F is None else attention.F
+    rows = E.share(query, key, identity, tokens, F, attention.scaling).value.transpose(1, 2)
     if attention.config.projection_type != "max_pool":
         return rows
     # The rows say only which window each token is in. The gradient of the maxima is 1 where a feature of a token is one.
     with torch.enable_grad():
-        value = attention.value(hidden_states).detach().requires_grad_()
+        value = value.detach().requires_grad_()
         (is_maximum,) = torch.autograd.grad(F(value, tokens).sum(), value)
-    shares = is_maximum.unflatten(-1, (heads, -1)).mean(-1)  # (b, n', h)
-    return rows * shares.mT.unsqueeze(2)
+    return rows * is_maximum.mean(-1).mT.unsqueeze(2)
 
 
 def spread(attention, projection):
-    """Returns the attention to tokens, (b, h, n', n'), from that to the own block and the rows, (b, h, n', block_size + k)."""
-    k, length = projection.shape[2:]
-    block_size = attention.shape[-1] - k
-    result = attention[..., block_size:] @ projection
+    """Returns the attention to tokens, (B, h, n', n'), from that to the own block and the rows, (B, h, n', b + k)."""
+    length = attention.shape[2]
+    block_size = attention.shape[-1] - (0 if projection is None else projection.shape[2])
+    result = 0 if projection is None else attention[..., block_size:] @ projection
     if block_size:
         positions = torch.arange(length, device=attention.device)
         starts = positions // block_size * block_size
         columns = starts.unsqueeze(1) + torch.arange(block_size, device=attention.device)
         of_blocks = attention.new_zeros(*attention.shape[:3], -(-length // block_size) * block_size)
         of_blocks.scatter_(-1, columns.expand(*attention.shape[:2], -1, -1), attention[..., :block_size])
-        result += of_blocks[..., :length]
+        result = result + of_blocks[..., :length]
     return result

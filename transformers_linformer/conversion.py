@@ -7,6 +7,7 @@ into a Linformer.
 All weights are kept, and the head, too. Only E and F, the projections along the sequence, are new.
 """
 
+import math
 import os
 import re
 
@@ -173,7 +174,7 @@ DISTILBERT_FIELDS = {
 
 def convert_to_linformer(
     model_or_name,
-    projected_dim=64,
+    projected_dim=None,
     max_position_embeddings=None,
     block_size=None,
     projection_type="attention_pool",
@@ -187,17 +188,20 @@ def convert_to_linformer(
     left out. The layers that an ALBERT shares are copied, so that the Linformer has as many parameters as layers of its size
     have. The relative positions of an MPNet are kept, and those of a projected row are counted to the middle of its window.
 
-    Inputs of at most `block_size` tokens get the original's outputs, and with the poolings inputs of at most k tokens do,
-    too. Longer inputs are approximated, so train the model further.
+    Inputs of at most `block_size` tokens get the original's outputs. Longer inputs are approximated, unless each row stands
+    for one position (k = n) and the projection is not `linear`. So train the model further.
 
     Args:
         model_or_name: the model, or the folder or the Hub name of its checkpoint. If it is a model of
             sentence-transformers, its transformer is converted; `write_sentence_modules` writes the rest of it. Where that
             pools the tokens, the head is left out.
-        projected_dim (`int` or `list[int]`): k, or one k per layer.
+        projected_dim (`int` or `list[int]`, *optional*): k, or one k per layer. Except with `linear`, it has to divide n, and
+            a row stands for w = n / k positions, which have to be a divisor or a multiple of the block size. The default is
+            that of w = 32, or of the nearest w that n and the blocks allow. If n is above 8,192, w is longer, so that there
+            are at most 256 rows, where n and the blocks allow that.
         max_position_embeddings (`int`, *optional*): n, by default the original's. Later positions repeat the original's.
         block_size (`int` or `list[int]`, *optional*): the number of tokens that attend to each other exactly, as in
-            `LinformerConfig`, or one number per layer. 0 is for no blocks. The default is the largest divisor, up to 128,
+            `LinformerConfig`, or one number per layer. 0 is for no blocks. The default is the largest divisor, up to 256,
             of the original's number of positions. Where positions repeat, it has to be a divisor, so that the positions
             within a block are consecutive.
         projection_type, projection_sharing: as in `LinformerConfig`. `linear` starts as mean pooling over k windows of
@@ -237,7 +241,9 @@ def convert_to_linformer(
     if max_position_embeddings is None:
         max_position_embeddings = positions_of_source
     if block_size is None:
-        block_size = next(size for size in range(128, 0, -1) if positions_of_source % size == 0)
+        block_size = default_block_size(positions_of_source)
+    if projected_dim is None:
+        projected_dim = max_position_embeddings // default_window(max_position_embeddings, block_size)
     target_config = LinformerConfig(
         **carried_fields(config),
         max_position_embeddings=max_position_embeddings,
@@ -265,11 +271,32 @@ def convert_to_linformer(
     return make_linformer(target_class, target_config, state)
 
 
+def default_block_size(n):
+    """Returns the largest divisor of n that is at most 256."""
+    return next(size for size in range(256, 0, -1) if n % size == 0)
+
+
+def possible_windows(n, block_size):
+    """Returns each w that divides n and is a divisor or a multiple of the block size, or of each one in a list."""
+    sizes = [size for size in ([block_size] if isinstance(block_size, int) else block_size) if size]
+    return [w for w in range(1, max(n, 1) + 1) if n % w == 0 and all(w % size == 0 or size % w == 0 for size in sizes)]
+
+
+def default_window(n, block_size):
+    """
+    Returns w: 32 positions if that divides n and fits the blocks, and otherwise the nearest number that does. Longer inputs
+    have as much longer windows as it takes to have at most 256 rows, where n and the blocks allow that.
+    """
+    return min(possible_windows(n, block_size), key=lambda w: (n // w > 256, abs(math.log(w / 32))))
+
+
 def set_far_token_limit(config, attended):
-    """Sets a limit so that a block's softmax sums over no more tokens than the original's, `attended` at most, ever did."""
-    if config.block_multiple > 1 and not config.has_learned_projection:
-        least = max(config.projected_dims)
-        config.far_token_limit = max(least, attended - max(config.block_sizes))
+    """
+    Sets a limit so that a block's softmax sums over hardly more tokens than the original's, `attended` at most, ever did. It
+    is at least an eighth of these: blocks of as many tokens as the original read would otherwise see nothing else.
+    """
+    if any(config.block_sizes) and not config.has_learned_projection:
+        config.far_token_limit = max(1, attended // 8, attended - max(config.block_sizes))
 
 
 def check_class(source):

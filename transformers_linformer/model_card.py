@@ -235,20 +235,24 @@ def what_is_exact(config, source_positions):
             " fairseq's own attention reads the padding, so that its outputs change with the amount; here they do not."
         )
     n, k = config.max_position_embeddings, min(config.projected_dims)
-    if config.projection_type == "conv" and k == n:
-        exact = n
-    else:
-        rows = [0] * config.num_hidden_layers if config.has_learned_projection else config.projected_dims
-        exact = min(map(max, config.block_sizes, rows))
+    # A layer computes full attention for an input of one block, and for all if each of its rows stands for one position
+    exact = min(n if window == 1 else block for block, window in zip(config.block_sizes, config.windows))
+    exact_at_n = exact == 0 and k == n and not any(config.block_sizes)  # `linear`, whose rows stand for positions only there
     sentences = []
     if exact:
-        sentences.append(f"Inputs of at most {min(exact, n)} tokens get the original's outputs, to rounding.")
-    elif k == n:
-        sentences.append(f"Inputs of exactly {n} tokens get the original's outputs, to rounding; shorter ones do not.")
-    if exact < n and (exact or k < n):
         sentences.append(
-            f"{'Longer' if exact else 'All'} inputs are approximated: a token reads what is outside its own block through"
-            f" {k} projected rows, each of which stands for several tokens."
+            f"Inputs of at most {min(exact, n, source_positions)} tokens get the original's outputs, to rounding."
+        )
+    elif exact_at_n:
+        sentences.append(f"Inputs of exactly {n} tokens get the original's outputs, to rounding; shorter ones do not.")
+    if exact < n and not exact_at_n:
+        rows = f"{k} projected rows, each of which stands for several tokens"
+        if config.projection_type != "linear":
+            windows = sorted(set(config.windows))
+            rows = f"projected rows, each of which stands for {' or '.join(map(str, windows))} tokens"
+        sentences.append(
+            f"{'Longer' if exact else 'All'} inputs are approximated: a token reads"
+            f" {'what is outside its own block' if any(config.block_sizes) else 'the input'} through {rows}."
         )
     if n > source_positions:
         sentences.append(

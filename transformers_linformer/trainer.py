@@ -85,11 +85,11 @@ class LinformerTrainer(Trainer):
             )
         if not hasattr(self.model, "set_sequence_mesh"):
             raise UsageError(f"--sequence_parallel_size {size} is for Linformers; this is a {type(self.model).__name__}.")
-        longest, block = self.model.config.max_position_embeddings, self.model.config.block_multiple
-        if longest <= (size - 1) * block:
+        longest, part = self.model.config.max_position_embeddings, self.model.config.part_multiple
+        if longest <= (size - 1) * part:
             raise UsageError(
                 f"--sequence_parallel_size {size} is too many for sequences of at most {longest} tokens: each process must"
-                f" get at least one block of {block} tokens (`block_size`)."
+                f" get at least {part} tokens, so that it has whole blocks and windows (`block_size`, `projected_dim`)."
             )
         # accelerate gives the processes along "cp" (context parallel) the same batches
         mesh = init_device_mesh(self.args.device.type, (world_size // size, size), mesh_dim_names=("dp_replicate", "cp"))
@@ -338,8 +338,8 @@ def padding(max_seq_length, pad_to_max_length):
 
 
 def pad_to_multiple_of(config, processes, max_seq_length):
-    """Returns the multiple of tokens that batches are padded to, so that each process that shares a sequence gets a block."""
+    """Returns the multiple of tokens that batches are padded to, so that processes share a sequence evenly."""
     if processes == 1:
         return 1
-    multiple = processes * getattr(config, "block_multiple", 1)
+    multiple = processes * getattr(config, "part_multiple", 1)
     return multiple if max_seq_length % multiple == 0 else max_seq_length

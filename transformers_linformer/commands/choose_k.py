@@ -35,7 +35,7 @@ from configuration_linformer import LinformerConfig
 from configuration_linformer.configuration_linformer import PROJECTION_TYPES
 
 from ..arguments import HubArguments, parse_arguments, run_command
-from ..conversion import check_encoder, convert_to_linformer
+from ..conversion import check_encoder, convert_to_linformer, default_block_size, possible_windows
 from ..errors import UsageError
 from ..loading import check_max_seq_length, load_config, load_model, load_tokenizer
 from ..run_record import make_folder
@@ -66,10 +66,14 @@ class ChoiceArguments(HubArguments):
     max_samples: int = field(default=32, metadata={"help": "The number of sequences of n tokens to read, at least 2."})
     projected_dims: list[int] | None = field(
         default=None,
-        metadata={"help": "The values of k to try. By default the four largest powers of two up to a quarter of n."},
+        metadata={
+            "help": "The values of k to try. Each has to divide n, except with linear. By default those of up to four windows"
+            " of at least 4 positions, which divide n and fit the blocks: n / 4, n / 8, n / 16 and n / 32 for a power of two."
+        },
     )
-    block_sizes: list[int] = field(
-        default_factory=lambda: [0, 128], metadata={"help": "The block sizes to try. 0 is for no blocks."}
+    block_sizes: list[int] | None = field(
+        default=None,
+        metadata={"help": "The block sizes to try. 0 is for no blocks. By default 0 and the largest divisor of n up to 256."},
     )
     projection_types: list[str] = field(
         default_factory=lambda: ["attention_pool"], metadata={"help": "How n rows become k.", "choices": PROJECTION_TYPES}
@@ -82,6 +86,15 @@ class ChoiceArguments(HubArguments):
             raise UsageError(f"--max_samples is {self.max_samples}; it must be at least 2, to compare one with another.")
         if not 0 < self.mass <= 1:
             raise UsageError(f"--mass is {self.mass}; it must be above 0 and at most 1.")
+
+
+def default_projected_dims(n, block_sizes):
+    """Returns k of at most four windows from 4 positions on, each at least twice as long as the one before."""
+    windows = []
+    for window in possible_windows(n, block_sizes):
+        if window >= (2 * windows[-1] if windows else 4):
+            windows.append(window)
+    return [n // window for window in reversed(windows[:4])] or [n]
 
 
 def measure_similarity(model, sequences, projection_types, projected_dims, block_sizes):
@@ -204,8 +217,9 @@ def main(argv):
     try:
         check_encoder(config)
         n = check_max_seq_length(args.max_seq_length, config, tokenizer.num_special_tokens_to_add(pair=False))
-        projected_dims = args.projected_dims or [2**power for power in range(1, (n // 4).bit_length())][-4:]
-        choices = (projected_dims, args.projection_types, args.block_sizes)
+        block_sizes = args.block_sizes or [0, default_block_size(n)]
+        projected_dims = args.projected_dims or default_projected_dims(n, block_sizes)
+        choices = (projected_dims, args.projection_types, block_sizes)
         for k, projection_type, block_size in product(*choices):
             LinformerConfig(max_position_embeddings=n, projected_dim=k, projection_type=projection_type, block_size=block_size)
     except (ValueError, StrictDataclassError) as error:
@@ -217,7 +231,7 @@ def main(argv):
     folder = Path(args.output_dir)
     make_folder(folder)
 
-    rows, other = measure_similarity(model, sequences, args.projection_types, projected_dims, args.block_sizes)
+    rows, other = measure_similarity(model, sequences, args.projection_types, projected_dims, block_sizes)
     cumulative = spectrum(model, sequences)
 
     numbers = {

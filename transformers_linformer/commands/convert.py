@@ -11,8 +11,8 @@ A Linformer of fairseq is converted, too.
     linformer-convert --help
 
 All weights are kept, and the head and the tokenizer, too. Only E and F, the projections along the sequence, are new. By
-default a token attends exactly to its own block of 128 tokens, and to 64 pooled rows of the complete input. A folder of
-sentence-transformers becomes one again.
+default a token attends exactly to its own block of 256 tokens, and to one pooled row for each 32 tokens of the others. Inputs
+of more than 8,192 tokens have longer windows and at most 256 rows. A folder of sentence-transformers becomes one again.
 """
 
 import os
@@ -43,7 +43,11 @@ class ConversionArguments(HubArguments):
     )
     output_dir: str = field(metadata={"help": "The folder to write to. A folder that holds a model already is left alone."})
     projected_dim: list[int] | None = field(
-        default=None, metadata={"help": "k, by default 64, or one k per layer, for example 128 128 64 64 32 32."}
+        default=None,
+        metadata={
+            "help": "k, or one k per layer, for example 128 128 64 64 32 32. By default n / 32, and at most 256. Each has to"
+            " divide n, except with linear."
+        },
     )
     max_position_embeddings: int | None = field(
         default=None, metadata={"help": "n, the longest input in tokens. By default the original's."}
@@ -51,8 +55,8 @@ class ConversionArguments(HubArguments):
     block_size: list[int] | None = field(
         default=None,
         metadata={
-            "help": "The number of tokens that attend to each other exactly, by default 128, or one number per layer. 0 is"
-            " for no blocks."
+            "help": "The number of tokens that attend to each other exactly, by default the largest divisor up to 256 of"
+            " the original's positions, or one number per layer. 0 is for no blocks."
         },
     )
     projection_type: str | None = field(
