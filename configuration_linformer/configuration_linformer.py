@@ -250,7 +250,7 @@ class LinformerConfig(PreTrainedConfig):
                     f"A list for `{name}` needs one int per layer: `num_hidden_layers` is {self.num_hidden_layers}, but"
                     f" the list has {len(values)}: {values}."
                 )
-        if not all(1 <= each <= n for each in self.projected_dims):
+        if any(not 1 <= each <= n for each in self.projected_dims):
             yield f"`projected_dim` must be from 1 to `max_position_embeddings` ({n}), got {k}."
         if kind != "linear" and any(n % each for each in self.projected_dims):
             yield (

@@ -15,6 +15,7 @@ In the shapes that comments and docstrings give, B is the batch size, n' the len
 model reads), k the number of rows, w the size of a window, h the number of heads, d the hidden size, and d_h = d / h.
 """
 
+import copy
 from typing import NamedTuple
 
 import torch
@@ -97,9 +98,9 @@ class Tokens:
 
     def part(self, positions):
         """Returns the `Tokens` of a slice of the positions."""
-        part = object.__new__(type(self))
-        mask, length = None if self.mask is None else self.mask[:, positions], positions.stop - positions.start
-        part.__dict__ |= self.__dict__ | {"mask": mask, "length": length, "offset": self.offset + positions.start, "kept": {}}
+        part = copy.copy(self)
+        part.mask = None if self.mask is None else self.mask[:, positions]
+        part.length, part.offset, part.kept = positions.stop - positions.start, self.offset + positions.start, {}
         part.counts_of_windows = self.counts_of_windows
         return part
 

@@ -208,6 +208,8 @@ def test_the_default_windows_fit_and_have_at_most_256_rows():
         config = convert_to_linformer(source, block_size=block_size, max_position_embeddings=n, encoder_only=True).config
         assert config.windows == [window, window] and n // window <= 256
         assert convert_to_linformer(source, None, n, block_size).config.projected_dim == n // window
+    with pytest.raises(ValueError, match=r"`max_position_embeddings` is 10000, .* 625 rows, .* Give 10048, or choose"):
+        convert_to_linformer(source, block_size=256, max_position_embeddings=10000, encoder_only=True)
 
 
 @pytest.mark.parametrize(

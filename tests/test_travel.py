@@ -22,6 +22,7 @@ HEADS = sorted(name for name in modeling_linformer.__all__ if name != "Linformer
 CODE = {
     "attention.py",
     "chunked_inference.py",
+    "input_checks.py",
     "configuration_linformer.py",
     "modeling_linformer.py",
     "projections.py",
@@ -290,6 +291,7 @@ def test_the_code_needs_torch_and_transformers_only_and_opens_nothing(tmp_path):
     allowed = {
         "attention.py": {"functools", "math", "torch", "transformers", "."},
         "chunked_inference.py": {"torch", "typing"},
+        "input_checks.py": {"torch", "transformers"},
         # huggingface_hub, which `strict` comes from, is a dependency of transformers
         "configuration_linformer.py": {"dataclasses", "huggingface_hub", "math", "transformers"},
         # save_pretrained copies modules that are imported relatively with one dot, but not with more
