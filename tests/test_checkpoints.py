@@ -150,6 +150,7 @@ def test_a_full_disk(name, finished_run, inputs, tmp_path, monkeypatch):
         (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos\nmore"), "the disk may be full"),
         (RuntimeError("basic_ios::clear: iostream error"), "the disk may be full"),
         (Exception("No space left on device (os error 28)"), "linformer: error: No space left on device (os error 28)"),
+        (Exception('IoError(Os { code: 28, message: "No space left on device" })'), "linformer: error: IoError(Os { code: 28"),
     ],
 )
 def test_errors_of_files_are_one_line(error, message, monkeypatch):

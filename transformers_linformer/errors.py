@@ -21,7 +21,7 @@ def file_error(error):
         reason = error.strerror or first_line(error)
         return reason if file is None else f"{file}: {reason}"
     line = first_line(error)
-    if "(os error " in line:  # of safetensors and tokenizers
+    if "(os error " in line or "IoError(Os " in line:  # of safetensors, newer and older, and of tokenizers
         return line
     if isinstance(error, RuntimeError) and ("inline_container.cc" in line or "iostream error" in line):
         return f"PyTorch cannot write or read a file; the disk may be full ({line})"
