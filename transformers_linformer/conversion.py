@@ -284,11 +284,12 @@ def possible_windows(n, block_size):
 
 def default_window(n, block_size):
     """
-    Returns w: 32 positions if that divides n and fits the blocks, and otherwise the nearest number that does. Longer inputs
-    have as much longer windows as it takes to have at most 256 rows. Raises `ValueError` if n and the blocks forbid that.
+    Returns w: 32 positions if that divides n and fits the blocks, and otherwise the nearest number that does. Inputs of
+    more than 8,192 positions have as much longer windows as it takes to have at most 256 rows. Raises `ValueError` if n has no
+    such divisor.
     """
     window = min(possible_windows(n, block_size), key=lambda w: (n // w > 256, abs(math.log(w / 32))))
-    if n // window > 256:
+    if n > 8192 and n // window > 256:
         wanted = 2 ** math.ceil(math.log2(n / 256))
         raise ValueError(
             f"`max_position_embeddings` is {n}, which windows that fit `block_size` {block_size} divide into at least"
