@@ -269,7 +269,7 @@ class LinformerSelfAttention(nn.Module):
         num_rows = E.num_rows(tokens, self.config.max_position_embeddings) if self.needs_rows(tokens, E) else 0
         block_size, limit, dtype = self.block_size_of(tokens), self.config.far_token_limit, accumulation_dtype(dtype)
         arguments = (block_size, num_rows, E, limit, relative_attention_bias, dtype)
-        return tokens.once(("bias", block_size, num_rows), lambda: position_bias(tokens, *arguments))
+        return tokens.once(("bias", block_size, num_rows, E.window), lambda: position_bias(tokens, *arguments))
 
     def block_size_of(self, tokens):
         return self.block_size if torch.compiler.is_compiling() else min(self.block_size, tokens.length)

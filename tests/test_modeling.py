@@ -1156,6 +1156,19 @@ def test_layers_of_the_same_sizes_share_what_follows_from_these(monkeypatch, pro
         calls.clear()
 
 
+@pytest.mark.parametrize("block_size", [0, 5])
+@pytest.mark.parametrize("projection_type", POOLS)
+@torch.no_grad()
+def test_layers_of_other_windows_share_nothing(projection_type, block_size):
+    # 20 positions are two windows of 10 and also two of 15
+    sizes = {"max_position_embeddings": 60, "projected_dim": [6, 4], "block_size": block_size}
+    model = make_model(projection_type=projection_type, relative_attention_num_buckets=8, **sizes)
+    sequences = [make_ids(12), make_ids(20)]
+    batch, mask = pad_right(sequences)
+    for hidden, sequence in zip(model(batch, attention_mask=mask).last_hidden_state, sequences, strict=True):
+        assert_equal(hidden[: len(sequence)], naive_forward(model, sequence), 1e-5)
+
+
 def test_few_kernels_are_started():
     """On a GPU each call of an operation costs time, whatever its size. Views are free. Pieces of RoBERTa take 113 calls."""
 
