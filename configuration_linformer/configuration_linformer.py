@@ -21,7 +21,7 @@ from transformers.utils import auto_docstring  # noqa: E402
 
 
 PROJECTION_SHARINGS = ("none", "headwise", "key_value", "layerwise")
-PROJECTION_TYPES = ("linear", "mean_pool", "max_pool", "attention_pool", "conv")
+PROJECTION_TYPES = ("linear", "mean_pool", "max_pool", "attention_pool", "hard_attention_pool", "conv")
 CLASSIFIER_POOLINGS = ("cls", "mean")
 
 # A checkpoint of any head can be loaded as every class here.
@@ -63,18 +63,23 @@ class LinformerConfig(PreTrainedConfig):
         What projects n rows to k (section 4, general projections). `"linear"` is a learned k x n matrix. All other types make
         a row of each window of w = n / k consecutive positions: `"conv"` by a learned convolution with kernel and stride w,
         `"mean_pool"` and `"max_pool"` by the mean or the maximum of its tokens, and `"attention_pool"` by a weighted mean, for
-        each head by a softmax of the tokens' scores for the mean query of the window. So that one depends on the input, which
-        goes further than the paper. An input of m positions has m / w rows, rounded up.
+        each head by a softmax of the tokens' scores for the mean query of the window. `"hard_attention_pool"` takes the one
+        token with the largest score instead. These two depend on the input, which goes further than the paper. An input of m
+        positions has m / w rows, rounded up.
     block_size (`int` or `list[int]`, *optional*, defaults to 0):
         b: the sequence is cut into blocks of this many tokens. A token attends exactly to the tokens of its own block, and
         also to the projected rows of the complete sequence, but for those of windows that have tokens of its block. So an
         input of at most b tokens gets full attention. Except with `"linear"`, b has to be a divisor or a multiple of w. A list
         gives one size per layer. 0 is the attention of the paper, to the projected rows alone.
+    num_global_tokens (`int`, *optional*, defaults to 0):
+        g: the first g tokens of a sequence are keys of every block, exactly, beside the block's own tokens. Their windows have
+        no rows, so g has to be a multiple of w. In pairs of a question and a document, these tokens hold the question.
+        Without blocks, they are keys of every token beside the projected rows.
     far_token_limit (`int`, *optional*):
-        With blocks and a pooling, the largest number of tokens outside a block that are counted in its softmax. If a
-        sequence has more, each projected row counts for proportionally fewer tokens, so that nearby tokens weigh as much
-        as in the short sequences that a model was trained on. `None` sets no limit, which suits a model that is trained
-        from scratch. A conversion sets it to the number of tokens outside a block that the original attended to.
+        With blocks and a pooling, the largest number of tokens outside a block that are counted in its softmax, global tokens
+        not included. If a sequence has more, each projected row counts for proportionally fewer tokens, so that nearby tokens
+        weigh as much as in the short sequences that a model was trained on. `None` sets no limit, which suits a model that is
+        trained from scratch. A conversion sets it to the number of tokens outside a block that the original attended to.
     relative_attention_num_buckets (`int`, *optional*):
         The number of buckets of distances between tokens, with a bias of the scores per head for each, as in MPNet and T5.
         A multiple of 4. Half of them are for tokens to the right. Distances of 128 and more share one bucket. The distance
@@ -139,6 +144,7 @@ class LinformerConfig(PreTrainedConfig):
     projection_sharing: str = "layerwise"
     projection_type: str = "linear"
     block_size: int | list[int] = 0
+    num_global_tokens: int = 0
     far_token_limit: int | None = None
     relative_attention_num_buckets: int | None = None
     type_vocab_size: int = 2
@@ -184,8 +190,12 @@ class LinformerConfig(PreTrainedConfig):
 
     @property
     def part_multiple(self) -> int:
-        """Returns the smallest number of positions that consists of whole blocks and windows in every layer."""
-        return math.lcm(*(size for size in (*self.block_sizes, *self.windows) if size))
+        """
+        Returns the smallest number of positions that consists of whole blocks and windows in every layer, and into which all
+        global tokens fit.
+        """
+        multiple = math.lcm(*(size for size in (*self.block_sizes, *self.windows) if size))
+        return multiple * max(1, math.ceil(self.num_global_tokens / multiple))
 
     @property
     def size_of_embeddings(self) -> int:
@@ -270,6 +280,15 @@ class LinformerConfig(PreTrainedConfig):
                     f"`block_size` must be a divisor or a multiple of the window of n / k = {window} positions, got {b}:"
                     f" otherwise a window would have tokens of a block and others. Change it or `projected_dim` ({k})."
                 )
+        if not 0 <= self.num_global_tokens <= n:
+            yield f"`num_global_tokens` must be from 0 to `max_position_embeddings` ({n}), got {self.num_global_tokens}."
+        for window in self.windows:
+            if window and self.num_global_tokens % window:
+                yield (
+                    f"`num_global_tokens` must be a multiple of the window of n / k = {window} positions, got"
+                    f" {self.num_global_tokens}: otherwise a window would have global tokens and others. Give"
+                    f" {-(-self.num_global_tokens // window) * window}, or change `projected_dim` ({k})."
+                )
         if self.far_token_limit is not None and self.has_learned_projection:
             yield (
                 f"`far_token_limit` is {self.far_token_limit}, but it is only for poolings: a row of a learned"
@@ -291,7 +310,7 @@ class LinformerConfig(PreTrainedConfig):
             )
         if buckets is not None and (buckets % 4 or not 4 <= buckets <= 256):
             yield f"`relative_attention_num_buckets` must be a multiple of 4, from 4 to 256, or None for none, got {buckets}."
-        if buckets is not None and kind == "linear" and not any(self.block_sizes):
+        if buckets is not None and kind == "linear" and not any((*self.block_sizes, self.num_global_tokens)):
             yield (
                 f"`relative_attention_num_buckets` is {buckets}, but a row of `projection_type='linear'` has no distance to a"
                 " token, so without blocks nothing has one. Set `block_size`, or choose another type."

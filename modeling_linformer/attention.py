@@ -6,7 +6,7 @@ This module computes Linformer's self-attention. For head i with E_i and F_i of 
     head_i = softmax( Q W_i^Q (E_i K W_i^K)^T / sqrt(d_h) ) . F_i V W_i^V
 
 With blocks, the sequence is cut into m blocks of b tokens. One softmax covers the tokens of the own block, exactly, and the
-keys that all blocks share, which are the projected rows:
+keys that all blocks share, which are the projected rows and, if there are any, the g global tokens before them:
 
     head_i(block) = softmax( [ Q K^T / sqrt(d_h) , Q (E_i K)^T / sqrt(d_h) + log c ] ) . [ V ; F_i V ]
 
@@ -14,6 +14,11 @@ keys that all blocks share, which are the projected rows:
     block 0   0 1 2 3       .  .  45 67 89 ab         The rows of the own block are left out, as its tokens are
     block 1   4 5 6 7       01 23 .  .  89 ab         there themselves. Each other row counts for c tokens.
     block 2   8 9 a b       01 23 45 67 .  .
+
+              own tokens    global tokens and rows    g = 2
+    block 0   0 1 2 3       .  .  .  45 67 89 ab      Global tokens are left out of the block that has them.
+    block 1   4 5 6 7       0  1  23 .  .  89 ab
+    block 2   8 9 a b       0  1  23 45 67 .  .
 
 projections.py says what a row is, and what the letters B, n', k, w, h, d and d_h stand for in shapes.
 """
@@ -29,6 +34,7 @@ from .projections import (
     LinformerLearnedProjection,
     SharedKeys,
     accumulation_dtype,
+    first_positions,
     left_out,
     make_projection,
     split,
@@ -59,7 +65,7 @@ def attend(kernel, query, key, value, shared, bias, block_size):
 
     `query`, `key` and `value` are (B, n', h, d_h). `shared` are the `SharedKeys`, or None. Without blocks (`block_size` 0)
     they are the only keys. `bias` is that of `position_bias`. The kernel is an attention function. It is given queries, keys,
-    values and bias: (B m, h, b, d_h), twice (B m, h, b + k, d_h), and (B m, 1 or h, 1 or b, b + k) or None.
+    values and bias: (B m, h, b, d_h), twice (B m, h, b + g + k, d_h), and (B m, 1 or h, 1 or b, b + g + k) or None.
     """
     batch_size, length = query.shape[:2]
     if block_size:
@@ -67,10 +73,10 @@ def attend(kernel, query, key, value, shared, bias, block_size):
     else:
         query, key, value = query.unsqueeze(1), None, None  # one block of all queries, and no keys of its own
     if shared is not None:
-        rows = [each.unsqueeze(1).expand(-1, query.shape[1], -1, -1, -1) for each in shared[:2]]  # (B, m, k, h, d_h)
-        key, value = rows if key is None else (torch.cat(each, dim=2) for each in zip((key, value), rows))
+        keys = [each.unsqueeze(1).expand(-1, query.shape[1], -1, -1, -1) for each in shared[:2]]  # (B, m, g + k, h, d_h)
+        key, value = keys if key is None else (torch.cat(each, dim=2) for each in zip((key, value), keys))
         if shared.log_counts is not None:
-            log_counts = nn.functional.pad(shared.log_counts.mT, (block_size, 0))[:, None, :, None]  # (B, 1, h, 1, b + k)
+            log_counts = nn.functional.pad(shared.log_counts.mT, (block_size, 0))[:, None, :, None]  # (B, 1, h, 1, b + g + k)
             bias = log_counts if bias is None else bias + log_counts
     if bias is not None:
         if bias.dtype != query.dtype:  # what is left out is below the range of float16
@@ -80,49 +86,64 @@ def attend(kernel, query, key, value, shared, bias, block_size):
     return join_blocks(output, batch_size, length), weights
 
 
-def position_bias(tokens, block_size, num_rows, E, far_token_limit, relative_bias, dtype):
+def position_bias(tokens, block_size, num_keys, E, far_token_limit, relative_bias, dtype):
     """
-    Returns what is added to the scores in all layers alike, (B or 1, m, 1 or h, 1 or b, b + k), or None if nothing is.
+    Returns what is added to the scores in all layers alike, (B or 1, m, 1 or h, 1 or b, b + g + k), or None if nothing is.
 
-    It leaves out padding and the rows of a block's own windows, and has the log counts that follow from positions. If more
-    than `far_token_limit` tokens are outside a block, its rows count for proportionally fewer, so that nearby tokens weigh as
-    much as in the short sequences that a model was trained on. `num_rows` is k, or 0 if no row is needed. `relative_bias` is
-    the `LinformerRelativeAttentionBias`, if there is one.
+    It leaves out padding, the global tokens that a block has itself, and the rows of its own windows, and has the log counts
+    that follow from positions. If more than `far_token_limit` tokens are neither in a block nor global, its rows count for
+    proportionally fewer, so that nearby tokens weigh as much as in the short sequences that a model was trained on. `num_keys`
+    is (g, k), or (0, 0) if nothing outside of a block is needed. `relative_bias` is the `LinformerRelativeAttentionBias`, if
+    there is one.
     """
-    device, size, window = tokens.device, block_size or tokens.length, E.window
+    device, size, window, (num_global, num_rows) = tokens.device, block_size or tokens.length, E.window, num_keys
     with_limit = block_size and num_rows and far_token_limit is not None
-    without_own = block_size and num_rows and (window is not None or tokens.have_padding(1) or tokens.seq_length <= size)
-    with_counts = num_rows and window is not None and (tokens.have_padding(1) or (block_size and E.counts_tokens))
-    with_distances = relative_bias is not None and (block_size or window is not None)
-    if not (with_limit or without_own or with_counts or with_distances or (block_size and tokens.have_padding(size))):
+    without_seen = num_global or (
+        block_size and num_rows and (window is not None or tokens.have_padding(1) or tokens.seq_length <= size)
+    )
+    with_counts = (num_rows and window is not None and block_size and E.counts_tokens) or (
+        tokens.have_padding(1) and (num_global or (num_rows and window is not None))
+    )
+    with_distances = relative_bias is not None and (block_size or num_global or window is not None)
+    if not (with_limit or without_seen or with_counts or with_distances or (block_size and tokens.have_padding(size))):
         return None
     is_token = tokens.are_tokens(size) if block_size else torch.ones(1, 1, size, dtype=torch.bool, device=device)
     positions = tokens.offset + torch.arange(is_token.shape[1] * size, device=device).unflatten(0, (-1, size))  # (m, b)
-    starts = torch.arange(num_rows, device=device) * (window or 0)
-    outside = (tokens.totals - is_token.sum(-1)).unsqueeze(-1)  # (B or 1, m, 1), the number of tokens outside each block
+    firsts, lasts = E.spans(num_keys, device)  # (g + k)
+
+    # The number of tokens outside of each block that are not global, (B or 1, m, 1)
+    outside = tokens.totals.unsqueeze(-1)
+    if num_global:
+        outside = outside - tokens.are_first_tokens(num_global).sum(-1)[:, None, None]
+    if block_size:
+        in_block = is_token & (positions >= num_global) if num_global else is_token
+        outside = outside - in_block.sum(-1, keepdim=True)
+
+    def for_all_keys(of_rows):  # with 0 or False for global tokens
+        return nn.functional.pad(of_rows, (num_global, 0)) if num_global else of_rows
 
     far = (far_token_limit / outside.to(dtype)).log().clamp(max=0) if with_limit else torch.zeros_like(outside, dtype=dtype)
-    far = far.expand(-1, -1, num_rows)
+    far = for_all_keys(far.expand(-1, is_token.shape[1], num_rows))
     if with_counts:
-        counts = tokens.counts_of_windows(window).unsqueeze(1)  # (B or 1, 1, k)
+        counts = E.counts(tokens).unsqueeze(1)  # (B or 1, 1, g + k)
         if torch.compiler.is_compiling():  # see `fill_up`
-            counts = nn.functional.pad(counts, (0, num_rows - counts.shape[2]))
+            counts = nn.functional.pad(counts, (0, num_global + num_rows - counts.shape[2]))
         if block_size and E.counts_tokens:
             far = far + counts.to(dtype).clamp(min=1).log()
         far = far.masked_fill(counts == 0, left_out(dtype))
-    if without_own:
-        is_own = outside == 0
-        if window is not None:
-            is_own = (starts <= positions[:, -1:]) & (starts + window > positions[:, :1])  # (m, k)
-        far = far.masked_fill(is_own, left_out(dtype))
+    if without_seen:
+        if block_size:
+            far = far.masked_fill((firsts <= positions[:, -1:]) & (lasts >= positions[:, :1]), left_out(dtype))
+        if window is None:
+            far = far.masked_fill(for_all_keys((outside == 0).expand(-1, -1, num_rows)), left_out(dtype))
     own = torch.zeros_like(is_token, dtype=dtype).masked_fill(~is_token, left_out(dtype))
     bias = torch.cat([own.expand(far.shape[0], -1, -1), far], dim=-1) if block_size else far
     bias = bias[:, :, None, None]
     if with_distances:
         keys = [positions] if block_size else []
-        if window is not None:  # the middle of each window
-            keys.append((starts + (window - 1) // 2).expand(positions.shape[0], -1))
-        distances = torch.cat(keys, dim=1).unsqueeze(1) - positions.unsqueeze(2)  # (m, b, b, b + k or less)
+        middles = (firsts + lasts) // 2 if window is not None else firsts[:num_global]
+        keys.append(middles.expand(positions.shape[0], -1))
+        distances = torch.cat(keys, dim=1).unsqueeze(1) - positions.unsqueeze(2)  # (m, b, b + g + k or less)
         relative = relative_bias(distances).permute(0, 3, 1, 2)
         bias = bias + nn.functional.pad(relative, (0, bias.shape[-1] - relative.shape[-1]))
     return bias
@@ -140,23 +161,23 @@ def join_rows(parts):
     return SharedKeys(*(None if fields[0] is None else torch.cat(fields, dim=1) for fields in zip(*parts)))
 
 
-def fill_up(shared, num_rows):
-    """Fills `SharedKeys` up to `num_rows`: a compiled graph must not depend on their number. The bias leaves the rest out."""
-    missing = num_rows - shared.key.shape[1]
+def fill_up(shared, num_keys):
+    """Fills `SharedKeys` up to (g, k): a compiled graph must not depend on their number. The bias leaves the rest out."""
+    missing = sum(num_keys) - shared.key.shape[1]
     return SharedKeys(
         *(each if each is None else nn.functional.pad(each, (0, 0) * (each.dim() - 2) + (0, missing)) for each in shared)
     )
 
 
 def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, input_shape=None, **kwargs):
-    """Computes the attention step by step. It also returns the weights, (B, h, n', b + k). `input_shape` is (B, n')."""
-    weights = torch.matmul(query, key.transpose(2, 3)) * scaling  # (B m, h, b, b + k)
+    """Computes the attention step by step. It also returns the weights, (B, h, n', b + g + k). `input_shape` is (B, n')."""
+    weights = torch.matmul(query, key.transpose(2, 3)) * scaling  # (B m, h, b, b + g + k)
     if attention_mask is not None:
         weights = weights + attention_mask
     weights = nn.functional.softmax(weights, dim=-1)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     # The output is computed from the weights that are returned, so that these get a gradient
-    weights = weights.unflatten(0, (input_shape[0], -1)).transpose(1, 2).flatten(2, 3)  # (B, h, m b, b + k)
+    weights = weights.unflatten(0, (input_shape[0], -1)).transpose(1, 2).flatten(2, 3)  # (B, h, m b, b + g + k)
     filled_up = weights.shape[2] - input_shape[1]
     weights = weights[:, :, : input_shape[1]]
     of_blocks = nn.functional.pad(weights, (0, 0, 0, filled_up)).unflatten(2, (-1, query.shape[2]))
@@ -217,7 +238,7 @@ class LinformerSelfAttention(nn.Module):
     def forward(self, hidden_states, tokens, bias=None, shared_projection=None, **kwargs):
         E = shared_projection if self.E is None else self.E
         features, shared = self.features(hidden_states, E), None
-        if self.needs_rows(tokens, E):
+        if self.needs_shared_keys(tokens, E):
             shared = self.combine([self.share(hidden_states, *features, tokens, E)], tokens, E)
         return self.attend(*features, shared, bias, tokens, **kwargs)
 
@@ -234,9 +255,11 @@ class LinformerSelfAttention(nn.Module):
         if not self.projects_hidden_states(E):
             return E.share(query, key, value, tokens, F, self.scaling)
 
-        def with_row_sums(projection):  # (B, k, 1, d + 1)
+        def with_row_sums(projection):  # (B, g + k, 1, d + 1)
             sums = projection.row_sums(tokens, hidden_states.dtype).expand(hidden_states.shape[0], -1, -1, -1)
-            return torch.cat([projection(hidden_states.unsqueeze(2), tokens), sums], dim=-1)
+            rows = torch.cat([projection(hidden_states.unsqueeze(2), tokens), sums], dim=-1)
+            own = first_positions(hidden_states.unsqueeze(2), projection.num_global_tokens)
+            return projection.with_global_tokens(nn.functional.pad(own, (0, 1), value=1), rows, tokens)
 
         return SharedKeys(with_row_sums(E), None if F is E else with_row_sums(F))
 
@@ -246,13 +269,13 @@ class LinformerSelfAttention(nn.Module):
             shared = functools.reduce(add_rows, parts)
         else:
             shared = join_rows(list(parts))
-        shared = tokens.complete(shared, E.window)
+        shared = tokens.complete(shared, E)
         if self.projects_hidden_states(E):
             value = shared.key if shared.value is None else shared.value
             key, value = linear_after_projection(self.key, shared.key), linear_after_projection(self.value, value)
             shared = SharedKeys(self.split_heads(key), self.split_heads(value), shared.log_counts)
         if torch.compiler.is_compiling() and E.window is not None:
-            shared = fill_up(shared, E.num_rows(tokens, self.config.max_position_embeddings))
+            shared = fill_up(shared, E.num_keys(tokens, self.config.max_position_embeddings))
         return shared
 
     def attend(self, query, key, value, shared, bias, tokens, **kwargs):
@@ -266,17 +289,21 @@ class LinformerSelfAttention(nn.Module):
     def position_bias(self, tokens, dtype, shared_projection=None, relative_attention_bias=None):
         """Returns what the function `position_bias` does, once for all layers that have the same sizes."""
         E = shared_projection if self.E is None else self.E
-        num_rows = E.num_rows(tokens, self.config.max_position_embeddings) if self.needs_rows(tokens, E) else 0
+        num_keys = (0, 0)
+        if self.needs_shared_keys(tokens, E):
+            num_keys = E.num_keys(tokens, self.config.max_position_embeddings)
         block_size, limit, dtype = self.block_size_of(tokens), self.config.far_token_limit, accumulation_dtype(dtype)
-        arguments = (block_size, num_rows, E, limit, relative_attention_bias, dtype)
-        return tokens.once(("bias", block_size, num_rows, E.window), lambda: position_bias(tokens, *arguments))
+        arguments = (block_size, num_keys, E, limit, relative_attention_bias, dtype)
+        return tokens.once(("bias", block_size, num_keys, E.window), lambda: position_bias(tokens, *arguments))
 
     def block_size_of(self, tokens):
         return self.block_size if torch.compiler.is_compiling() else min(self.block_size, tokens.length)
 
-    def needs_rows(self, tokens, E):
-        """Returns whether a row counts anywhere. None does if all tokens are in one block, or in the window of one."""
-        if not self.block_size or torch.compiler.is_compiling() or tokens.seq_length > max(self.block_size, E.window or 0):
+    def needs_shared_keys(self, tokens, E):
+        """Returns whether any of these keys counts. None does if all tokens are in one block, or in the window of one."""
+        if not self.block_size or torch.compiler.is_compiling():
+            return True
+        if tokens.seq_length > max(self.block_size, 0 if E.num_global_tokens else E.window or 0):
             return True
         # Data parallelism expects a gradient of each parameter, even if it is 0
         return isinstance(E, LinformerLearnedProjection) and torch.is_grad_enabled()

@@ -73,12 +73,17 @@ def forward_in_chunks(layer, hidden_states, tokens, chunks, shared_projection=No
             kept[positions.start] = features
         return attention.share(hidden_states[:, positions], *features, tokens.part(positions), E)
 
+    def bias_of(part):
+        return attention.position_bias(part, hidden_states.dtype, shared_projection, relative_attention_bias)
+
     def forward(positions):
         part, states = tokens.part(positions), hidden_states[:, positions]
-        bias = attention.position_bias(part, hidden_states.dtype, shared_projection, relative_attention_bias)
-        output, _ = attention.attend(*features_of(positions), shared, bias, part, **kwargs)
+        output, _ = attention.attend(*features_of(positions), shared, bias_of(part), part, **kwargs)
         return layer.feed_forward(layer.attention.output(output, states))
 
-    needs_rows = attention.needs_rows(tokens, E)
-    shared = attention.combine((share(each) for each in chunks.slices(length)), tokens, E) if needs_rows else None
+    # Processes that share a sequence exchange the counts of tokens before the keys, as they do without chunks: one of them may
+    # have too few tokens for chunks
+    bias_of(tokens.part(slice(0, chunks.size)))
+    needs_keys = attention.needs_shared_keys(tokens, E)
+    shared = attention.combine((share(each) for each in chunks.slices(length)), tokens, E) if needs_keys else None
     return in_chunks(forward, chunks, length, hidden_states if chunks.in_place else None)

@@ -9,10 +9,15 @@ general projections: each row stands for one window of w = n / k consecutive pos
     position    0 1 2 3 4 5 6 7 8 9 10 11     n = 12, k = 3, w = 4
     row         |--0--| |--1--| |---2---|     an input of m positions has ceil(m / w) rows
 
-A row of a window follows from that window alone. A window of padding alone is left out.
+A row of a window follows from that window alone. A window of padding alone is left out. The first g tokens of a sequence are
+global if the configuration says so. Then they are keys themselves, and the rows of their windows are left out:
+
+    position    0 1 2 3 4 5 6 7 8 9 10 11     g = 4
+    keys        0 1 2 3 |--1--| |---2---|     the keys that all blocks share: g tokens, and then the rows
 
 In the shapes that comments and docstrings give, B is the batch size, n' the length of the input (n is the longest one that the
-model reads), k the number of rows, w the size of a window, h the number of heads, d the hidden size, and d_h = d / h.
+model reads), k the number of rows, w the size of a window, g that of global tokens, h that of heads, d the hidden size, and
+d_h = d / h.
 """
 
 import copy
@@ -25,11 +30,12 @@ from transformers.utils.generic import maybe_autocast
 
 
 class SharedKeys(NamedTuple):
-    """Holds the keys that all blocks of a sequence share, which are its projected rows."""
+    """Holds the keys that all blocks of a sequence share: its global tokens, and then its projected rows."""
 
-    key: torch.Tensor  # E K, (B, k, h, d_h)
-    value: torch.Tensor  # F V, (B, k, h, d_h)
-    log_counts: torch.Tensor | None = None  # (B, k, h), if a layer has its own: log of the number of tokens a row counts for
+    key: torch.Tensor  # (B, g + k, h, d_h), the rows being E K
+    value: torch.Tensor  # (B, g + k, h, d_h), the rows being F V
+    # (B, g + k, h), if a layer has its own: the logarithm of the number of tokens that each counts for
+    log_counts: torch.Tensor | None = None
 
 
 def left_out(dtype):
@@ -63,6 +69,14 @@ def split(states, size):
     if torch.compiler.is_compiling() or length % size:
         states = nn.functional.pad(states, (0, 0) * (states.dim() - 2) + (0, parts * size - length))
     return states.unflatten(1, (parts, size))
+
+
+def first_positions(states, number):
+    """Returns the first `number` positions of (B, n', ...), or all of fewer. In a compiled model the last one repeats."""
+    if not torch.compiler.is_compiling():
+        return states[:, :number]
+    positions = torch.arange(number, device=states.device)
+    return states.index_select(1, positions.clamp(max=states.shape[1] - 1))
 
 
 class Tokens:
@@ -101,7 +115,7 @@ class Tokens:
         part = copy.copy(self)
         part.mask = None if self.mask is None else self.mask[:, positions]
         part.length, part.offset, part.kept = positions.stop - positions.start, self.offset + positions.start, {}
-        part.counts_of_windows = self.counts_of_windows
+        part.counts_of_windows, part.are_first_tokens = self.counts_of_windows, self.are_first_tokens
         return part
 
     def have_padding(self, size):
@@ -118,11 +132,19 @@ class Tokens:
         """Returns (B or 1, k), the number of tokens in each window of the complete sequences."""
         return self.once(("counts", size), lambda: self.are_tokens(size).sum(-1))
 
+    def are_first_tokens(self, number):
+        """Returns (B or 1, `number` or fewer), whether the first positions of the complete sequences are tokens."""
+        exist = (torch.arange(self.length, device=self.device) < self.length).unsqueeze(0)
+        is_token = first_positions(exist if self.mask is None else self.mask, number)
+        if torch.compiler.is_compiling():
+            is_token = is_token & (torch.arange(number, device=self.device) < self.length)
+        return is_token
+
     def sum(self, part):
         """Returns the sum of `part` over the parts of a sequence in all processes, which is `part` itself in one process."""
         return part
 
-    def complete(self, shared, window):
+    def complete(self, shared, E):
         """Returns the `SharedKeys` of complete sequences from those of all processes, which are these in one process."""
         return shared
 
@@ -165,21 +187,73 @@ class LinformerProjection(nn.Module):
 
     needs_features = counts_tokens = False
 
-    def __init__(self, window=None):
+    def __init__(self, window=None, num_global_tokens=0):
         super().__init__()
-        self.window = window
+        self.window, self.num_global_tokens = window, num_global_tokens
 
     def row_sums(self, tokens, dtype):
         """Returns E 1, (B or 1, k, 1, 1): the sum of each row of E over the tokens of a sequence."""
         return self(torch.ones(tokens.totals.shape[0], tokens.length, 1, 1, dtype=dtype, device=tokens.device), tokens)
 
-    def num_rows(self, tokens, n):
-        """Returns the number of rows of the complete sequences, and in a compiled model that of sequences of n positions."""
-        return number_of_parts(n if torch.compiler.is_compiling() else tokens.seq_length, self.window)
+    @property
+    def first_row(self):
+        """Returns the number of rows before the first one that counts: those of global tokens. A compiled model has them."""
+        return 0 if self.window is None or torch.compiler.is_compiling() else self.num_global_tokens // self.window
+
+    def num_rows(self, length):
+        """Returns the number of rows of a sequence of `length` positions, from `first_row` on."""
+        return max(0, number_of_parts(length, self.window) - self.first_row)
+
+    def num_keys(self, tokens, n):
+        """Returns (g, k): how many keys of either kind all blocks share. A compiled model has those of n positions."""
+        length = n if torch.compiler.is_compiling() else tokens.seq_length
+        return min(self.num_global_tokens, length), self.num_rows(length)
+
+    def spans(self, num_keys, device):
+        """Returns the first and the last position of those that each of (g, k) shared keys stands for, (g + k) each."""
+        tokens, rows = (torch.arange(number, device=device) for number in num_keys)
+        firsts = (rows + self.first_row) * self.window
+        lasts = firsts + self.window - 1
+        return (torch.cat([tokens, firsts]), torch.cat([tokens, lasts])) if num_keys[0] else (firsts, lasts)
+
+    def counts(self, tokens):
+        """Returns (B or 1, g + k), the number of tokens that each key stands for that all blocks share."""
+        counts = tokens.counts_of_windows(self.window)[:, self.first_row :]
+        if self.num_global_tokens == 0:
+            return counts
+        if torch.compiler.is_compiling():
+            rows = torch.arange(counts.shape[1], device=counts.device)
+            counts = counts * (rows >= self.num_global_tokens // self.window)
+        return torch.cat([tokens.are_first_tokens(self.num_global_tokens), counts], dim=1)
 
     def share(self, query, key, value, tokens, F, scaling):
         """Returns the `SharedKeys` of these tokens by E, which is `self`, and F, from (B, n', h, d_h) for each argument."""
+        rows = self.rows(query, key, value, tokens, F, scaling)
+        if self.num_global_tokens == 0:
+            return rows
+        no_counts = tokens.once(("no_counts", key.dtype), lambda: key.new_zeros(())).expand(key.shape[:3])
+        return SharedKeys(
+            *(
+                each if each is None else self.with_global_tokens(states, each, tokens)
+                for states, each in zip((key, value, no_counts), rows)
+            )
+        )
+
+    def rows(self, query, key, value, tokens, F, scaling):
+        """Returns the rows as `share` does, without global tokens."""
         return SharedKeys(self(key, tokens), F(value, tokens))
+
+    def with_global_tokens(self, states, rows, tokens):
+        """
+        Returns (B, g + k, ...): the global tokens among `states`, (B, n', ...), and the `rows` of other windows than theirs.
+        Only the first part of a sequence has global tokens. Where rows are sums, those of the other parts are 0.
+        """
+        if self.num_global_tokens == 0:
+            return rows
+        if tokens.offset == 0:
+            return torch.cat([first_positions(states, self.num_global_tokens), rows[:, self.first_row :]], dim=1)
+        missing = 0 if self.window else min(self.num_global_tokens, tokens.seq_length)
+        return nn.functional.pad(rows, (0, 0) * (rows.dim() - 2) + (missing, 0))
 
 
 class LinformerLearnedProjection(LinformerProjection):
@@ -188,8 +262,8 @@ class LinformerLearnedProjection(LinformerProjection):
     heads are the first dimension of the parameter, and `heads` is the tuple of their number.
     """
 
-    def __init__(self, window=None, heads=()):
-        super().__init__(window)
+    def __init__(self, window=None, heads=(), num_global_tokens=0):
+        super().__init__(window, num_global_tokens)
         self.heads, self.needs_features = heads, bool(heads)
 
     @property
@@ -214,15 +288,23 @@ class LinformerLinearProjection(LinformerLearnedProjection):
     tokens, in which a query finds nothing to look at, and the model learns more slowly.
     """
 
-    def __init__(self, k, n, heads=()):
-        super().__init__(None, heads)
+    def __init__(self, k, n, heads=(), num_global_tokens=0):
+        super().__init__(None, heads, num_global_tokens)
         self.weight = nn.Parameter(torch.empty(*heads, k, n))
 
     def init_weights(self):
         init.copy_(self.weight, mean_pooling_matrix(*self.weight.shape[-2:], self.weight.device))
 
-    def num_rows(self, tokens, n):
+    def num_rows(self, length):
         return self.weight.shape[-2]
+
+    def spans(self, num_keys, device):
+        tokens, rows = num_keys
+        spans = nn.functional.pad(torch.arange(tokens, device=device), (0, rows), value=-1)  # a row stands for no position
+        return spans, spans
+
+    def counts(self, tokens):
+        return nn.functional.pad(tokens.are_first_tokens(self.num_global_tokens).long(), (0, self.weight.shape[-2]), value=1)
 
     def forward(self, states, tokens):
         start, stop = tokens.offset, tokens.offset + tokens.length
@@ -249,8 +331,8 @@ def mean_pooling_matrix(k, n, device=None):
 class LinformerConvProjection(LinformerLearnedProjection):
     """Projects with a convolution along the sequence, of kernel and stride w. Its weights are (w), or (heads, w)."""
 
-    def __init__(self, window, heads=()):
-        super().__init__(window, heads)
+    def __init__(self, window, heads=(), num_global_tokens=0):
+        super().__init__(window, heads, num_global_tokens)
         self.weight = nn.Parameter(torch.empty(*heads, window))
 
     def init_weights(self):
@@ -307,7 +389,7 @@ class LinformerAttentionPoolProjection(LinformerMeanPoolProjection):
 
     needs_features, counts_tokens = True, False
 
-    def share(self, query, key, value, tokens, F, scaling):
+    def rows(self, query, key, value, tokens, F, scaling):
         weights = self.weights(query, key, tokens, scaling)
         log_counts = torch.special.entr(weights.detach()).sum(-1)  # (B, k, h)
         return SharedKeys(weigh_windows(weights, key), weigh_windows(weights, value), log_counts)
@@ -329,10 +411,23 @@ class LinformerAttentionPoolProjection(LinformerMeanPoolProjection):
         return scores.softmax(-1)
 
 
+class LinformerHardAttentionPoolProjection(LinformerAttentionPoolProjection):
+    """
+    Takes, for each head, the one token of each window that has the largest score for the mean query of the window. So a row is
+    a real key and its value, and counts as one token. The choice itself has no gradient.
+    """
+
+    def rows(self, query, key, value, tokens, F, scaling):
+        weights = self.weights(query.detach(), key.detach(), tokens, scaling)
+        weights = nn.functional.one_hot(weights.argmax(-1), self.window).to(key.dtype)
+        return SharedKeys(weigh_windows(weights, key), weigh_windows(weights, value))
+
+
 POOLINGS = {
     "mean_pool": LinformerMeanPoolProjection,
     "max_pool": LinformerMaxPoolProjection,
     "attention_pool": LinformerAttentionPoolProjection,
+    "hard_attention_pool": LinformerHardAttentionPoolProjection,
 }
 
 
@@ -340,7 +435,8 @@ def make_projection(config, layer_idx=0):
     """Returns a new E or F for a layer of a `LinformerConfig`."""
     heads = (config.num_attention_heads,) if config.projection_sharing == "none" else ()
     if config.projection_type == "linear":
-        return LinformerLinearProjection(config.projected_dims[layer_idx], config.max_position_embeddings, heads)
+        sizes = (config.projected_dims[layer_idx], config.max_position_embeddings)
+        return LinformerLinearProjection(*sizes, heads, config.num_global_tokens)
     if config.projection_type == "conv":
-        return LinformerConvProjection(config.windows[layer_idx], heads)
-    return POOLINGS[config.projection_type](config.windows[layer_idx])
+        return LinformerConvProjection(config.windows[layer_idx], heads, config.num_global_tokens)
+    return POOLINGS[config.projection_type](config.windows[layer_idx], config.num_global_tokens)

@@ -3,8 +3,9 @@
 """
 This module shares each sequence among several processes, each of which holds a part of it.
 
-Each part consists of whole blocks and windows, so all that a process needs of the others are the projected rows. Those of
-windows follow one after the other, and those of a learned matrix E are added. A layer exchanges these k rows once.
+Each part consists of whole blocks and windows, so all that a process needs of the others are the projected rows, and of the
+first one the global tokens. Rows of windows follow one after the other, and those of a learned matrix E are added. A layer
+exchanges these g + k keys once.
 
 The loss of the complete sequence is the same in each process, and a sum over processes is summed over them again in the
 backward pass. So the mean of the processes' gradients, which data parallelism takes anyway, is the gradient of that loss.
@@ -44,8 +45,8 @@ class SharedTokens(Tokens):
     """
     Describes the part of each sequence that this process of `mesh` holds. The parts are in the order of the processes' ranks.
 
-    Raises `ValueError` if a process has no token, or if any part except the last does not consist of whole blocks and windows,
-    that is, of a multiple of `part_multiple` positions.
+    Raises `ValueError` if a process has no token, or if any part except the last does not consist of whole blocks and windows
+    with all global tokens in the first, that is, of a multiple of `part_multiple` positions.
     """
 
     def __init__(self, shape, mask, device, mesh, part_multiple=1):
@@ -82,25 +83,42 @@ class SharedTokens(Tokens):
     def sum(self, part):
         return all_reduce(part, self.mesh)
 
-    def join(self, part, size=1):
+    def join(self, part, before, total):
         """
-        Joins the parts (B, k', features) of all processes to (B, k, features), in each process. An entry stands for `size`
-        positions. Use it only for few numbers.
+        Joins the parts (B, k', features) of all processes to (B, `total`, features), in each process. `before` is how many of
+        them come before those of this process. Use it only for few numbers.
         """
-        before, total = self.offset // size, number_of_parts(self.seq_length, size)
         return self.sum(nn.functional.pad(part, (0, 0, before, total - before - part.shape[1])))
 
     def counts_of_windows(self, size):
-        return self.once(("counts", size), lambda: self.join(self.are_tokens(size).sum(-1, keepdim=True), size).squeeze(-1))
+        def compute():
+            before, total = self.offset // size, number_of_parts(self.seq_length, size)
+            return self.join(self.are_tokens(size).sum(-1, keepdim=True), before, total).squeeze(-1)
 
-    def complete(self, shared, window):
+        return self.once(("counts", size), compute)
+
+    def are_first_tokens(self, number):
+        def compute():
+            is_token = torch.zeros(len(self.totals), min(number, self.seq_length), dtype=torch.long, device=self.device)
+            if self.offset == 0:
+                is_token += super(SharedTokens, self).are_first_tokens(number)
+            return self.sum(is_token) > 0
+
+        return self.once(("first", number), compute)
+
+    def complete(self, shared, E):
         fields = [None if field is None else field.expand(len(shared.key), -1, *field.shape[2:]) for field in shared]
         present = [field for field in fields if field is not None]
-        rows = torch.cat([field.flatten(2) for field in present], dim=-1)  # so that there is one exchange
-        rows = self.sum(rows) if window is None else self.join(rows, window)
-        rows = iter(rows.split([field[0, 0].numel() for field in present], dim=-1))
+        keys = torch.cat([field.flatten(2) for field in present], dim=-1)  # so that there is one exchange
+        if E.window is None:
+            keys = self.sum(keys)
+        else:
+            num_global, num_rows = E.num_keys(self, self.seq_length)
+            before = num_global + self.offset // E.window - E.first_row if self.offset else 0
+            keys = self.join(keys, before, num_global + num_rows)
+        keys = iter(keys.split([field[0, 0].numel() for field in present], dim=-1))
         return SharedKeys(
-            *(None if field is None else next(rows).unflatten(-1, field.shape[2:]).to(field.dtype) for field in fields)
+            *(None if field is None else next(keys).unflatten(-1, field.shape[2:]).to(field.dtype) for field in fields)
         )
 
 
@@ -186,7 +204,8 @@ class SequenceParallelMixin:
         """
         if self.base_model.sequence_mesh is None:
             return rows
-        return self.make_tokens(rows.shape[:2], None, rows.device).join(rows)
+        tokens = self.make_tokens(rows.shape[:2], None, rows.device)
+        return tokens.join(rows, tokens.offset, tokens.seq_length)
 
     def token_loss(self, logits, labels, num_items_in_batch=None, **kwargs):
         """

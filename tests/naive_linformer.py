@@ -4,8 +4,9 @@ with it.
 
     head_i(B) = softmax( [ Q_B K_B^T / sqrt(d_head) , Q_B (E_i K)^T / sqrt(d_head) + log c_B ] ) . [ V_B ; F_i V ]
 
-Without blocks this is equation 7 of the paper. The features are projected first (K W^K), then the sequence (by E), and one
-sequence at a time is computed, without padding. So neither the model's exchange of these two steps nor any of its masks is
+K_B and V_B are the keys and values of the tokens of block B, and of the global tokens outside of it. Without blocks and global
+tokens this is equation 7 of the paper. The features are projected first (K W^K), then the sequence (by E), and one sequence at
+a time is computed, without padding. So neither the model's exchange of these two steps nor any of its masks is
 repeated here. All operations are plain torch operations on the model's own parameters, so that gradients flow.
 """
 
@@ -47,16 +48,19 @@ def naive_self_attention(model, index, rows):
     for head in range(config.num_attention_heads):
         features = slice(head * d_head, (head + 1) * d_head)
         E, F = projection_weights(model, index, head)
-        if config.projection_type == "attention_pool":
+        if config.projection_type in ("attention_pool", "hard_attention_pool"):
             E = F = attention_pool_weights(row_windows(config, index, length), query[:, features], key[:, features])
+        if config.projection_type == "hard_attention_pool":
+            E = F = (E == E.amax(-1, keepdim=True)).to(E.dtype)
         projected_key = project(config, index, E, key[:, features])
         projected_value = project(config, index, F, value[:, features])
         attended = []
         for token in range(length):
-            block = block_of(token, block_size, length)
-            keys, values = [key[other, features] for other in block], [value[other, features] for other in block]
-            counts, keys_positions = [1.0] * len(block), list(block)
-            for row, count in enumerate(row_counts(config, index, E, block, length)):
+            seen = block_of(token, block_size, length)
+            seen += [other for other in range(min(config.num_global_tokens, length)) if other not in seen]
+            keys, values = [key[other, features] for other in seen], [value[other, features] for other in seen]
+            counts, keys_positions = [1.0] * len(seen), list(seen)
+            for row, count in enumerate(row_counts(config, index, E, seen, length)):
                 if count > 0:
                     keys.append(projected_key[row])
                     values.append(projected_value[row])
@@ -81,21 +85,21 @@ def block_of(token, block_size, length):
     return list(range(start, min(start + block_size, length)))
 
 
-def row_counts(config, index, E, block, length):
-    """Returns the number of tokens that each projected row counts for in the softmax of a block's tokens."""
+def row_counts(config, index, E, seen, length):
+    """Returns for how many tokens each projected row counts in the softmax of a token that sees the tokens `seen` exactly."""
     k, has_blocks = config.projected_dims[index], config.block_sizes[index] > 0
     if config.projection_type == "linear":
-        return [1.0 if len(block) < length else 0.0] * k
+        return [1.0 if len(seen) < length else 0.0] * k
     counts = []
     for row, window in enumerate(row_windows(config, index, length)):
-        if any(token in block for token in window):
+        if any(token in seen for token in window):
             counts.append(0.0)
-        elif config.projection_type == "attention_pool":
+        elif config.projection_type in ("attention_pool", "hard_attention_pool"):
             counts.append(entropy(E[row].detach()).exp())
         else:
             counts.append(float(len(window)) if has_blocks and config.projection_type != "conv" else 1.0)
-    if has_blocks and config.far_token_limit is not None and length - len(block) > config.far_token_limit:
-        counts = [count * config.far_token_limit / (length - len(block)) for count in counts]
+    if has_blocks and config.far_token_limit is not None and length - len(seen) > config.far_token_limit:
+        counts = [count * config.far_token_limit / (length - len(seen)) for count in counts]
     return counts
 
 
@@ -134,7 +138,7 @@ def projection_weights(model, index, head):
 def project(config, index, weight, rows):
     """Returns the list of k projected rows, or of fewer if a sequence is too short to have a token in each window."""
     n, k = config.max_position_embeddings, config.projected_dims[index]
-    if config.projection_type in ("linear", "attention_pool"):
+    if config.projection_type in ("linear", "attention_pool", "hard_attention_pool"):
         return [sum(weight[row, token] * features for token, features in enumerate(rows)) for row in range(len(weight))]
     if config.projection_type == "conv":
         return [

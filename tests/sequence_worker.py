@@ -39,7 +39,16 @@ WITH_BLOCKS += [POOLS[2] | {"block_size": 8, "far_token_limit": 8}, POOLS[0] | {
 WITH_BLOCKS += [
     config | {"block_size": [8, 0], "relative_attention_num_buckets": 8} for config in (POOLS[2], CONV[1], LINEAR[3])
 ]
-PROJECTIONS = [*WITHOUT_BLOCKS, *WITH_BLOCKS]
+# The first part holds the global tokens. In a batch with padding, one sequence has not even 4
+WITH_GLOBAL_TOKENS = [
+    POOLS[2] | {"block_size": 4, "num_global_tokens": 4},
+    POOLS[2] | {"block_size": 4, "num_global_tokens": 8, "far_token_limit": 8},
+    POOLS[0] | {"block_size": [2, 0], "num_global_tokens": 4, "relative_attention_num_buckets": 8},
+    CONV[0] | {"num_global_tokens": 4},
+    LINEAR[3] | {"num_global_tokens": 3},
+    LINEAR[0] | {"block_size": 5, "num_global_tokens": 3},
+]
+PROJECTIONS = [*WITHOUT_BLOCKS, *WITH_BLOCKS, *WITH_GLOBAL_TOKENS]
 # Neither 2, nor 4, nor the windows of 4 divide 29 tokens
 LENGTHS = (29, 5)
 HEADS = ("MaskedLM", "TokenClassification", "SequenceClassification", "MultipleChoice", "QuestionAnswering")

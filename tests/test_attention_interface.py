@@ -154,9 +154,12 @@ def test_gradients_of_one_block_are_exact(model_type):
 
 @pytest.mark.parametrize("length", [3, BLOCK, 29, N])
 @pytest.mark.parametrize("block_size", [0, BLOCK, [0, BLOCK]])
-@pytest.mark.parametrize("projection_type", ["attention_pool", "mean_pool", "max_pool"])
+@pytest.mark.parametrize(
+    "projection_type, num_global_tokens",
+    [("attention_pool", 0), ("mean_pool", 0), ("max_pool", 0), ("hard_attention_pool", 0), ("attention_pool", 16)],
+)
 @pytest.mark.parametrize("model_type", ["bert", "roberta"])
-def test_it_is_the_attention_of_a_converted_model(model_type, projection_type, block_size, length):
+def test_it_is_the_attention_of_a_converted_model(model_type, projection_type, num_global_tokens, block_size, length):
     position_ids = torch.arange(length).unsqueeze(0)
     inputs = make_inputs(length) | {"position_ids": position_ids}
     limit = 9 if block_size == BLOCK else None
@@ -167,9 +170,10 @@ def test_it_is_the_attention_of_a_converted_model(model_type, projection_type, b
         inputs["position_ids"] = position_ids + 2
     window = [WINDOW, 16] if isinstance(block_size, list) else WINDOW
     rows = [N // each for each in window] if isinstance(window, list) else N // window
-    converted = convert_to_linformer(model, rows, N, block_size=block_size, projection_type=projection_type).eval()
+    options = {"projection_type": projection_type, "num_global_tokens": num_global_tokens}
+    converted = convert_to_linformer(model, rows, N, block_size=block_size, **options).eval()
     converted.config.far_token_limit = limit
-    use_linformer_attention(model, window, block_size, projection_type, far_token_limit=limit)
+    use_linformer_attention(model, window, block_size, far_token_limit=limit, **options)
     expected = outputs(converted, inputs | {"position_ids": position_ids})
     assert_equal(outputs(model, inputs), expected)
     gradients = []
@@ -181,10 +185,10 @@ def test_it_is_the_attention_of_a_converted_model(model_type, projection_type, b
 
 
 @pytest.mark.parametrize("projection_type", ["attention_pool", "mean_pool", "max_pool"])
-@pytest.mark.parametrize("block_size", [0, 100])
-def test_chunks_of_a_long_input_change_nothing(projection_type, block_size):
+@pytest.mark.parametrize("block_size, num_global_tokens", [(0, 0), (100, 0), (100, 60)])
+def test_chunks_of_a_long_input_change_nothing(projection_type, block_size, num_global_tokens):
     model = make_model("eurobert", max_position_embeddings=2300, num_hidden_layers=1)
-    use_linformer_attention(model, 20, block_size, projection_type)
+    use_linformer_attention(model, 20, block_size, projection_type, num_global_tokens=num_global_tokens)
     inputs = make_inputs(2250)
     complete = outputs(model, inputs)  # with gradients there are no chunks
     with torch.no_grad():

@@ -56,6 +56,8 @@ def attend(model, inputs):
         {"projection_type": "max_pool", "hidden_size": HEADS},
         {"projection_type": "attention_pool"},
         {"projection_type": "attention_pool", "far_token_limit": 7},
+        {"projection_type": "attention_pool", "num_global_tokens": 8},
+        {"projection_type": "max_pool", "hidden_size": HEADS, "num_global_tokens": 4},
     ],
     ids=lambda config: "-".join(map(str, config.values())),
 )

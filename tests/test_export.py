@@ -130,6 +130,9 @@ def test_it_is_one_graph_with_gradients_too(projection_type):
         # Sequences of more than a block and 8 tokens reach the limit
         {"projection_type": "attention_pool", "far_token_limit": 8},
         {"projection_type": "attention_pool", "relative_attention_num_buckets": 8},
+        {"projection_type": "hard_attention_pool"},
+        {"projection_type": "linear", "num_global_tokens": 3},
+        {"projection_type": "conv", "num_global_tokens": 8},
     ],
     ids=lambda config: "-".join(map(str, config.values())),
 )
@@ -170,7 +173,11 @@ def test_onnx_gives_one_graph(projection_type, tmp_path):
 @pytest.mark.parametrize("backend, with_mask", [("eager", False), ("aot_eager", True)], ids=["no-mask", "mask"])
 @pytest.mark.parametrize(
     "config",
-    [*TYPES, {"projection_type": "mean_pool", "relative_attention_num_buckets": 8}],
+    [
+        *TYPES,
+        {"projection_type": "mean_pool", "relative_attention_num_buckets": 8},
+        {"projection_type": "attention_pool", "num_global_tokens": 8},
+    ],
     ids=lambda config: "-".join(map(str, config.values())),
 )
 @torch._dynamo.config.patch(specialize_float=True)  # otherwise torch.compile traces twice, as a float might be an input

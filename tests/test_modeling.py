@@ -162,6 +162,14 @@ RELATIVE = [
     if size or name != "linear"
 ]
 CONFIGS += RELATIVE
+CONFIGS += [{"projection_type": "hard_attention_pool", "block_size": size} for size in (0, 8)]
+# Two of the sequences are shorter than 4 global tokens; 12 are more than a block, and more than half of the sequences
+for _name in (*TYPES, "hard_attention_pool"):
+    CONFIGS += [{"projection_type": _name, "num_global_tokens": 4, "block_size": size} for size in (0, 8)]
+    CONFIGS.append({"projection_type": _name, "num_global_tokens": 12, "block_size": 4})
+CONFIGS += [config | {"num_global_tokens": 4} for config in RELATIVE]
+CONFIGS.append({"projection_type": "attention_pool", "num_global_tokens": 4, "block_size": 4, "far_token_limit": 8})
+CONFIGS.append({"projection_type": "attention_pool", "num_global_tokens": 8, "block_size": (2, 8), "projected_dim": (6, 3)})
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -912,6 +920,7 @@ def test_defaults_are_those_of_roberta_and_the_paper():
         "projection_type": "linear",
         "block_size": 0,
         "far_token_limit": None,
+        "num_global_tokens": 0,
         "relative_attention_num_buckets": None,
         "sparse_prediction": False,
         "inference_chunk_size": None,
@@ -1152,7 +1161,7 @@ def test_layers_of_the_same_sizes_share_what_follows_from_these(monkeypatch, pro
     model = make_model(projection_type=projection_type, projection_sharing=sharing, **sizes)
     for _ in range(2):  # another input has its own
         model(make_ids(2, N))
-        assert calls == [6, 4]
+        assert calls == [(0, 6), (0, 4)]
         calls.clear()
 
 

@@ -12,6 +12,7 @@ import torch
 from naive_linformer import naive_forward
 
 from configuration_linformer import LinformerConfig
+from configuration_linformer.configuration_linformer import PROJECTION_TYPES
 from modeling_linformer import LinformerModel
 
 
@@ -24,8 +25,8 @@ SIZES |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
 def draw_configuration(draw):
-    """Returns the fields of a configuration: any projection and sharing, k and b that fit, with or without the rest."""
-    n, kind = draw.choice([8, 12, 18]), draw.choice(["linear", "conv", "mean_pool", "max_pool", "attention_pool"])
+    """Returns the fields of a configuration: any projection and sharing, k, b and g that fit, with or without the rest."""
+    n, kind = draw.choice([8, 12, 18]), draw.choice(PROJECTION_TYPES)
     sharing = draw.choice(["none", "headwise", "key_value", "layerwise"])
     sizes = [
         (k, b)
@@ -38,12 +39,19 @@ def draw_configuration(draw):
         layers[1] = draw.choice([size for size in sizes if size[0] == layers[0][0]])
     fields = {"max_position_embeddings": n, "projection_type": kind, "projection_sharing": sharing}
     fields |= {"projected_dim": [k for k, _ in layers], "block_size": [b for _, b in layers]}
+    if draw.random() < 0.5:
+        fields["num_global_tokens"] = draw_global_tokens(draw, n, [k for k, _ in layers], kind)
     fields["attn_implementation"] = draw.choice(["sdpa", "eager"])
     if kind.endswith("pool"):
         fields["far_token_limit"] = draw.choice([None, draw.randint(1, n)])
-    if kind != "linear" or any(fields["block_size"]):
+    if kind != "linear" or any(fields["block_size"]) or fields.get("num_global_tokens"):
         fields["relative_attention_num_buckets"] = draw.choice([None, None, 8])
     return fields
+
+
+def draw_global_tokens(draw, n, ks, kind):
+    windows = [1] if kind == "linear" else [n // k for k in ks]
+    return draw.choice([g for g in range(n + 1) if all(g % window == 0 for window in windows)])
 
 
 def make_model(fields, seed):

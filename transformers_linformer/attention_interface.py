@@ -22,12 +22,20 @@ from modeling_linformer.projections import POOLINGS, Tokens, accumulation_dtype,
 
 NAME = "linformer"
 CALLED = "linformer_attention_was_called"  # the attribute of an attention module that has called the attention function
-DEFAULTS = {"window": 32, "block_size": 256, "projection_type": "attention_pool", "far_token_limit": None}
+DEFAULTS = {
+    "window": 32,
+    "block_size": 256,
+    "projection_type": "attention_pool",
+    "far_token_limit": None,
+    "num_global_tokens": 0,
+}
 # Arguments of an attention function that change what it computes, in a way that this one does not know
 UNKNOWN = ("encoder_hidden_states", "position_bias", "softcap", "s_aux", "cu_seq_lens_q", "is_causal")
 
 
-def use_linformer_attention(model, window=32, block_size=256, projection_type="attention_pool", far_token_limit=None):
+def use_linformer_attention(
+    model, window=32, block_size=256, projection_type="attention_pool", far_token_limit=None, num_global_tokens=0
+):
     """
     Lets an encoder of transformers attend to blocks of exact attention and to pooled rows, and returns it.
 
@@ -39,8 +47,8 @@ def use_linformer_attention(model, window=32, block_size=256, projection_type="a
         model: an encoder, with or without a head, that computes its attention by transformers' `AttentionInterface`.
         window (`int` or `list[int]`): w, the number of positions that a pooled row stands for, or one w per layer.
         block_size (`int` or `list[int]`): b, a divisor or a multiple of w, or one b per layer. 0 is for no blocks.
-        projection_type (`str`): `"attention_pool"`, `"mean_pool"` or `"max_pool"`.
-        far_token_limit (`int`, *optional*): as in `LinformerConfig`.
+        projection_type (`str`): `"attention_pool"`, `"hard_attention_pool"`, `"mean_pool"` or `"max_pool"`.
+        far_token_limit (`int`, *optional*), num_global_tokens (`int`): as in `LinformerConfig`.
 
     These are kept in the dictionary `linformer_attention` of the model's configuration. If a configuration has it already,
     `attn_implementation="linformer"` in `from_pretrained` is enough, but does not notice a model that never uses the
@@ -68,6 +76,7 @@ def use_linformer_attention(model, window=32, block_size=256, projection_type="a
         "block_size": block_size,
         "projection_type": projection_type,
         "far_token_limit": far_token_limit,
+        "num_global_tokens": num_global_tokens,
     }
     try:
         model.set_attn_implementation(NAME)
@@ -96,7 +105,7 @@ def sizes_of(module):
     `use_linformer_attention` does not take.
     """
     sizes = DEFAULTS | (getattr(module.config, "linformer_attention", None) or {})
-    projection_type, limit = sizes["projection_type"], sizes["far_token_limit"]
+    projection_type, limit, num_global = (sizes[name] for name in ("projection_type", "far_token_limit", "num_global_tokens"))
     if projection_type not in POOLINGS:
         raise ValueError(
             f"`projection_type` must be one of {', '.join(POOLINGS)}, got {projection_type!r}. (A learned projection has"
@@ -123,7 +132,9 @@ def sizes_of(module):
         raise ValueError(f"`block_size` must be a divisor or a multiple of `window` ({window}), or 0, got {block_size}.")
     if limit is not None and limit < 1:
         raise ValueError(f"`far_token_limit` must be at least 1, or None for no limit, got {limit}.")
-    return POOLINGS[projection_type](window), block_size, limit
+    if num_global < 0 or num_global % window:
+        raise ValueError(f"`num_global_tokens` must be a multiple of `window` ({window}), or 0, got {num_global}.")
+    return POOLINGS[projection_type](window, num_global), block_size, limit
 
 
 def linformer_attention_forward(
@@ -157,16 +168,17 @@ def linformer_attention_forward(
     tokens = Tokens(query.shape[:2], attention_mask, query.device)
     if not torch.compiler.is_compiling():
         block_size = min(block_size, length)
-    shared = None
-    if not block_size or torch.compiler.is_compiling() or length > max(block_size, E.window):
+    shared, num_keys = None, (0, 0)
+    if not block_size or torch.compiler.is_compiling() or length > max(block_size, 0 if E.num_global_tokens else E.window):
         shared = E.share(query, key, value, tokens, E, scaling)
+        num_keys = E.num_keys(tokens, module.config.max_position_embeddings)
     if torch.compiler.is_compiling():
-        shared = fill_up(shared, E.num_rows(tokens, module.config.max_position_embeddings))
+        shared = fill_up(shared, num_keys)
 
     def attend_from(positions):
         part = tokens.part(positions)
         size = block_size if torch.compiler.is_compiling() else min(block_size, part.length)
-        bias = position_bias(part, size, 0 if shared is None else shared.key.shape[1], E, limit, None, dtype)
+        bias = position_bias(part, size, num_keys, E, limit, None, dtype)
         return attend(kernel, *(states[:, positions] for states in (query, key, value)), shared, bias, size)[0]
 
     return in_chunks(attend_from, choose_chunks(None, length, math.lcm(block_size or 1, E.window), query.device), length), None

@@ -49,7 +49,7 @@ def projection_of(attention, hidden_states, tokens, shared_projection):
     identity matrix.
     """
     E = shared_projection if attention.E is None else attention.E
-    if not attention.needs_rows(tokens, E):
+    if not attention.needs_shared_keys(tokens, E):
         return None
     query, key, value = (
         attention.split_heads(each(hidden_states)) for each in (attention.query, attention.key, attention.value)
@@ -65,7 +65,8 @@ def projection_of(attention, hidden_states, tokens, shared_projection):
     with torch.enable_grad():
         value = value.detach().requires_grad_()
         (is_maximum,) = torch.autograd.grad(F(value, tokens).sum(), value)
-    return rows * is_maximum.mean(-1).mT.unsqueeze(2)
+    is_global = torch.arange(rows.shape[2], device=rows.device) < E.num_global_tokens
+    return torch.where(is_global[:, None], rows, rows * is_maximum.mean(-1).mT.unsqueeze(2))
 
 
 def spread(attention, projection):

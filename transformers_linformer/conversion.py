@@ -179,6 +179,7 @@ def convert_to_linformer(
     block_size=None,
     projection_type="attention_pool",
     projection_sharing="layerwise",
+    num_global_tokens=0,
     encoder_only=False,
     **hub_kwargs,
 ):
@@ -207,6 +208,7 @@ def convert_to_linformer(
         projection_type, projection_sharing: as in `LinformerConfig`. `linear` starts as mean pooling over k windows of
             the n positions, of which the first window holds the first position alone, and `conv` starts as mean pooling
             over k equal windows.
+        num_global_tokens (`int`): the number of tokens at the beginning that all blocks see exactly, as in `LinformerConfig`.
         encoder_only (`bool`): whether to leave the head out, which gives a `LinformerModel`.
         hub_kwargs: arguments of `from_pretrained`, such as `revision` or `token`.
 
@@ -252,6 +254,7 @@ def convert_to_linformer(
         projection_type=projection_type,
         projection_sharing=projection_sharing,
         block_size=block_size,
+        num_global_tokens=num_global_tokens,
     )
     # A Longformer attends to a window of its input alone
     windows = getattr(config, "attention_window", positions_of_source)
