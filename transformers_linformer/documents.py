@@ -3,6 +3,7 @@
 """Documents as text with passages, and the queries that these answer: how they are read, cut and tokenized."""
 
 import re
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -79,7 +80,7 @@ def read_document(document, size=120, tokenizer=None):
 
 def string(document, name, where):
     """Returns a string of a document without the white space around it, "" if it is missing."""
-    if not isinstance(document, dict):
+    if not isinstance(document, Mapping):
         raise ValueError(f"{where or 'a document'} is {document!r:.80}: give a dictionary.")
     value = document.get(name)
     if not isinstance(value, str | None):
@@ -106,7 +107,7 @@ def strings(passage, index):
 
 def span(passage, index, text):
     """Returns the start and the end of a passage in the text."""
-    start, end = (passage.get(name) if isinstance(passage, dict) else None for name in ("start", "end"))
+    start, end = (passage.get(name) if isinstance(passage, Mapping) else None for name in ("start", "end"))
     if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= len(text)):
         raise ValueError(
             f"passages[{index}] is {passage!r:.80}: give `start` and `end`, with 0 <= start < end <= {len(text)}, the"

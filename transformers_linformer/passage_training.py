@@ -2,13 +2,89 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training an encoder to find passages: batches of documents and queries, the loss, and how well passages are found."""
 
+from pathlib import Path
+
 import torch
+import transformers
+from datasets import Features, List, Value
+from datasets.fingerprint import Hasher
 from sklearn.metrics import ndcg_score
 from torch.nn.functional import normalize, softplus
 from torch.nn.utils.rnn import pad_sequence
 
+from . import documents
+from .documents import read_document, tokenize_document
+from .errors import UsageError
 from .passages import passage_vectors
+from .text import shortened
+from .tokenization import identity_of
 from .trainer import LinformerTrainer
+
+
+logger = transformers.utils.logging.get_logger("transformers.linformer.passage_training")
+
+# What `make_examples` returns
+IDS, LISTS = List(Value("int32")), List(List(Value("int32")))
+FEATURES = Features({"input_ids": IDS, "passage_ids": IDS, "query_input_ids": LISTS, "positives": LISTS})
+
+
+# Batches
+
+
+def make_examples(split, dataset, tokenizer, max_length, size=120, prompts=("", ""), **map_kwargs):
+    """
+    Returns the documents of a dataset as tokens, as `PassageCollator` takes them. Documents that answer no query are left out.
+
+    Args:
+        split: the name of the split, for the log and for errors.
+        dataset: a dataset whose rows are documents, see `documents.read_document`.
+        max_length: the number of tokens at which documents and queries are cut.
+        size: about how many words the passages have that a section or a text is cut into.
+        prompts: what is put before each document and before each query.
+        map_kwargs: arguments of `Dataset.map`.
+
+    Raises `UsageError` that names the row for one that is no document, and if there are no queries at all.
+    """
+
+    def encode(batch, indices):
+        examples = {name: [] for name in (*FEATURES, "lost")}
+        for index, values in zip(indices, zip(*batch.values())):
+            try:
+                document = read_document(dict(zip(batch, values)), size)
+                tokens = tokenize_document(document, tokenizer, max_length, prompts[0])
+            except ValueError as error:
+                raise UsageError(f"row {index + 1} of the {split} data: {error}") from error
+            if tokens["queries"]:
+                queries, positives = zip(*tokens["queries"])
+                queries = tokenizer([prompts[1] + query for query in queries], truncation=True, max_length=max_length)
+                lost = len(document["passages"]) - len(tokens["passages"])
+                example = (tokens["input_ids"], tokens["passage_ids"], queries["input_ids"], positives, lost)
+                for column, value in zip(examples.values(), example):
+                    column.append(value)
+        return examples
+
+    code = [Path(module).read_bytes() for module in (__file__, documents.__file__)]
+    identity = (dataset._fingerprint, identity_of(tokenizer), max_length, size, prompts, code)
+    map_kwargs |= {"new_fingerprint": Hasher.hash(identity), "features": Features(FEATURES | {"lost": Value("int64")})}
+    names = dataset.column_names
+    examples = dataset.map(
+        encode, batched=True, with_indices=True, remove_columns=names, desc=f"Tokenizing {split}", **map_kwargs
+    )
+    if len(examples) == 0:
+        raise UsageError(
+            f"no document of the {split} data has a query that its first {max_length} tokens answer: its columns are"
+            f" {', '.join(names)}, and `sections` with headings are needed, or `passages` with `queries`."
+        )
+    numbers = [sum(map(len, examples["query_input_ids"])), sum(1 + max(ids) for ids in examples["passage_ids"])]
+    logger.info(f"{split}: {len(examples)} documents with {numbers[1]} passages and {numbers[0]} queries")
+    logger.info(f"{split}: the first query is {shortened(tokenizer.decode(examples[0]['query_input_ids'][0]))}")
+    if len(examples) < len(dataset):
+        logger.warning(
+            f"{len(dataset) - len(examples)} of {len(dataset)} {split} documents answer no query: they are left out"
+        )
+    if lost := sum(examples["lost"]):
+        logger.warning(f"{lost} passages of the {split} data begin after {max_length} tokens, or are blank: they are left out")
+    return examples.remove_columns("lost")
 
 
 def whole_document(document):
@@ -24,7 +100,8 @@ class PassageCollator:
     `query_input_ids`, a list of a list of token ids per query, and `positives`, a list of a list of passage ids per query.
 
     `rows_of` says how a document is read: it takes a document, and returns rows, which are pairs of token ids and the
-    passage ids of these tokens. By default a document is one row. A passage may have tokens in several rows.
+    passage ids of these tokens. By default a document is one row. A passage may have tokens in several rows. `padding` are
+    options of `tokenizer.pad` for these rows.
 
     A batch has, for all its documents together:
 
@@ -35,17 +112,17 @@ class PassageCollator:
         sizes: (documents, 2), how many passages and how many queries each document has
     """
 
-    def __init__(self, tokenizer, rows_of=whole_document):
+    def __init__(self, tokenizer, rows_of=whole_document, **padding):
         self.tokenizer = tokenizer
         self.rows_of = rows_of
+        self.padding = padding
 
     def __call__(self, documents):
         rows, queries, blocks, sizes, first = [], [], [], [], 0
         for document in documents:
             number = 1 + max(document["passage_ids"])
             for input_ids, passage_ids in self.rows_of(document):
-                ids = torch.tensor(passage_ids)
-                rows.append((input_ids, torch.where(ids >= 0, ids + first, -1)))
+                rows.append((input_ids, [index + first if index >= 0 else -1 for index in passage_ids]))
             block = torch.zeros(len(document["positives"]), number, dtype=torch.bool)
             for query, positives in enumerate(document["positives"]):
                 block[query, positives] = True
@@ -53,14 +130,19 @@ class PassageCollator:
             blocks.append(block)
             sizes.append(block.shape[::-1])
             first += number
-        batch = self.pad([input_ids for input_ids, _ in rows])
-        batch["passage_ids"] = pad_sequence([ids for _, ids in rows], batch_first=True, padding_value=-1)
+        batch = self.pad([input_ids for input_ids, _ in rows], **self.padding)
+        batch["passage_ids"] = torch.full_like(batch["input_ids"], -1)
+        for row, (_, passage_ids) in zip(batch["passage_ids"], rows):
+            row[: len(passage_ids)] = torch.tensor(passage_ids)
         batch |= {f"query_{name}": tensor for name, tensor in self.pad(queries).items()}
         return batch | {"is_positive": torch.block_diag(*blocks).bool(), "sizes": torch.tensor(sizes)}
 
-    def pad(self, input_ids):
-        batch = self.tokenizer.pad({"input_ids": input_ids}, padding_side="right", return_tensors="pt")
+    def pad(self, input_ids, **padding):
+        batch = self.tokenizer.pad({"input_ids": input_ids}, padding_side="right", return_tensors="pt", **padding)
         return {name: batch[name] for name in ("input_ids", "attention_mask")}
+
+
+# Training
 
 
 def contrastive_loss(queries, passages, is_positive, temperature):
@@ -95,7 +177,7 @@ class PassageTrainer(LinformerTrainer):
         self.model_accepts_loss_kwargs = False  # the loss is a mean over the batch that it gets
 
     def _set_signature_columns_if_needed(self):  # or Trainer would remove what the model itself does not take
-        self._signature_columns = ["input_ids", "passage_ids", "query_input_ids", "positives"]
+        self._signature_columns = list(FEATURES)
 
     def vectors(self, model, inputs):
         """Returns the vectors of the queries (queries, d) and of the passages (passages, d), of length 1."""

@@ -10,6 +10,7 @@ its tokens, which know the rest of the document ("late chunking").
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -157,7 +158,7 @@ def checked(encoder, documents, passages, settings):
     mode = getattr(encoder[1], "pooling_mode", "mean") if len(encoder) > 1 else None
     if mode != "mean":
         raise ValueError(f"`encoder` pools by {mode}, and passages are means of tokens: name one that pools by the mean.")
-    if isinstance(documents, str | dict):
+    if isinstance(documents, str | Mapping):
         raise ValueError(f"`documents` is a single {type(documents).__name__}: give a list.")
     if passages is not None and len(passages) != len(documents):
         raise ValueError(f"`passages` has {len(passages)} lists for {len(documents)} documents: give one for each.")
@@ -169,13 +170,14 @@ def checked(encoder, documents, passages, settings):
         if not prefix:
             raise ValueError("`with_prefix` is True, but the encoder has no `num_global_tokens`: give a number of tokens.")
     if prompt is None:
-        prompt = prompt_of(encoder.prompts, "document", "passage", "corpus")
+        prompt, _ = prompts_of(encoder.prompts)
     return settings | {"with_prefix": int(prefix), "prompt": prompt}
 
 
-def prompt_of(prompts, *names):
-    """Returns the first of the named prompts that there is, as sentence-transformers looks for them, or ""."""
-    return next((prompts[name] for name in names if prompts.get(name) is not None), "")
+def prompts_of(prompts):
+    """Returns what is put before documents and before queries, of the prompts that sentence-transformers keeps by names."""
+    names = (("document", "passage", "corpus"), ("query",))
+    return tuple(next((prompts[name] for name in each if prompts.get(name)), "") for each in names)
 
 
 def with_passages(document, passages):
@@ -200,7 +202,7 @@ def encode_range(encoder, documents, passages, indices, settings, batch_size, sh
     for index in indices:
         document = documents[index]
         try:
-            if name is not None and (not isinstance(document, dict) or document.get(name) is None):
+            if name is not None and (not isinstance(document, Mapping) or document.get(name) is None):
                 raise ValueError(f"there is no `{name}`, which `id_field` names.")
             key = index if name is None else str(document[name])
             if passages is not None:
