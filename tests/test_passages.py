@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, load_dataset
-from processes import kill_script, run_script
+from processes import kill_script, launcher, run_script
 from safetensors.torch import load_file
-from tiny_runs import COMMON
+from tiny_runs import COMMON, files_of
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
 from transformers_linformer import passages as library
@@ -217,7 +217,7 @@ def test_passages_without_tokens_are_dropped_with_their_queries(tokenizer):
 def test_vectors_are_means_over_all_rows():
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(3, 5, 4, generator=generator)
-    ids = torch.tensor([[-1, 0, 0, 1, -1], [1, 1, 3, 3, 3], [0, -1, -1, -1, -1]])
+    ids = torch.tensor([[-1, 0, 0, 1, -1], [3, 3, 3, 3, 3], [0, -1, -1, -1, -1]])
     found = passage_vectors(states, ids, 4)
     for index in range(4):
         own = [states[row, column] for row in range(3) for column in range(5) if ids[row, column] == index]
@@ -329,11 +329,10 @@ def test_passages_as_spans_and_as_texts(encoder):
     assert named["document"] == ["x"] and named["text"] == ["Three four."]
 
 
-def test_what_is_cut_away_has_no_vector(encoder, monkeypatch, caplog):
-    monkeypatch.setattr(library.logger.parent.parent, "propagate", True)
+def test_what_is_cut_away_has_no_vector(encoder, log):
     found = encode_passages(encoder, [words(40, "alpha ")], passage_tokens=20, show_progress_bar=False)
     assert 0 < len(found) < 8 and found["end"][-1] < len(words(40, "alpha "))
-    assert re.search(rf"\d+ passages have no vector, as they begin after the {N} tokens", caplog.text)
+    assert re.search(rf"\d+ passages have no vector, as they begin after the {N} tokens", log.text)
 
 
 @pytest.mark.parametrize(
@@ -468,7 +467,34 @@ def test_an_encoder_without_modules(folder, tmp_path):
     (tmp_path / "spans.json").write_text(json.dumps([{"text": "Four.", "passages": []}, *data]))
     options = (f"--model_name_or_path={folder / 'plain'}", f"--train_file={tmp_path / 'spans.json'}", "--max_steps=1")
     command.main(arguments(folder, tmp_path / "out", *options, "--do_eval", "--pad_to_max_length"))
-    assert load_encoder(tmp_path / "out").encode("One two.").shape == (16,)
+    assert np.linalg.norm(load_encoder(tmp_path / "out").encode("One two.")) == pytest.approx(1)
+
+
+def test_a_finished_run_is_finished(folder, finished, log):
+    before = files_of(finished)
+    command.main(arguments(folder, finished))
+    assert files_of(finished) == before and "is finished" in log.text
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_evaluation_is_of_all_documents(processes, folder, finished, tmp_path):
+    """Whatever the batches are, and although the last one is smaller. There are as many queries in each, but not here."""
+    rows = [*DOCUMENTS, {"text": "One two.", "passages": [{"start": 0, "end": 3, "queries": ["One", "Two"]}]}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = (
+        f"--model_name_or_path={finished}",
+        f"--validation_file={tmp_path / 'rows.jsonl'}",
+        "--do_eval",
+        "--do_train=False",
+    )
+    found = []
+    for name, size in (("one", 13), ("other", 4)):
+        argv = arguments(folder, tmp_path / name, *data, f"--per_device_eval_batch_size={size}")
+        result = run_script(tmp_path, "passages", argv, launcher(processes) if name == "other" and processes > 1 else ())
+        assert result.returncode == 0, result.stderr
+        found.append(json.loads((tmp_path / name / "eval_results.json").read_text()))
+    for name in ("eval_ndcg_at_10", "eval_accuracy_at_1"):
+        assert found[0][name] == pytest.approx(found[1][name], abs=1e-6) and 0 < found[0][name] < 1
 
 
 def test_batches_of_other_sizes_are_another_run(folder, finished, tmp_path):
@@ -486,6 +512,7 @@ def test_batches_of_other_sizes_are_another_run(folder, finished, tmp_path):
             ("--text_column=text",),
             "--text_column text is for texts, and rows here are documents: leave it out",
         ),
+        (DOCUMENTS[0], ("--do_predict",), "--do_predict is for linformer-glue"),
         (DOCUMENTS[0], ("--do_eval",), "the training data is a single row"),
         (DOCUMENTS[0], ("--passage_words=0",), "--passage_words is 0; it must be at least 1"),
         (DOCUMENTS[0], ("--temperature=0",), "--temperature is 0.0; it must be above 0"),

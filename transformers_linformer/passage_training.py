@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training an encoder to find passages: batches of documents and queries, the loss, and how well passages are found."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -158,7 +159,7 @@ def contrastive_loss(queries, passages, is_positive, temperature):
         temperature: what similarities are divided by.
     """
     scores = queries @ passages.T / temperature
-    others = scores.masked_fill(is_positive, torch.finfo(scores.dtype).min).logsumexp(1, keepdim=True)
+    others = scores.masked_fill(is_positive, -math.inf).logsumexp(1, keepdim=True)
     losses = softplus(others - scores).masked_fill(~is_positive, 0)  # -log(exp(score) / (exp(score) + exp(others)))
     return (losses.sum(1) / is_positive.sum(1)).mean()
 

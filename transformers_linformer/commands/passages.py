@@ -15,7 +15,6 @@ its last complete checkpoint.
 
 from dataclasses import dataclass, field
 
-import transformers
 from transformers import AutoModel, TrainingArguments, set_seed
 
 from ..arguments import (
@@ -27,7 +26,7 @@ from ..arguments import (
     run_command,
     set_up_logging,
 )
-from ..data import check_source, hold_out_last, read_dataset, read_files
+from ..data import check_source, read_dataset, read_files
 from ..errors import UsageError, first_line
 from ..loading import max_input_length
 from ..passage_training import METRICS, PassageCollator, PassageTrainer, compute_metrics, make_examples
@@ -42,12 +41,11 @@ from .steps import (
     config_of,
     find_checkpoint,
     model_of,
+    parts_of,
     prepare_tokenizer,
     set_max_seq_length,
 )
 
-
-logger = transformers.utils.logging.get_logger("transformers.linformer.passages")
 
 FILE_TYPES = ("json", "jsonl")
 
@@ -92,16 +90,9 @@ def documents_of(data_args, training_args, **options):
         splits = read_files(files, FILE_TYPES, cache_dir=options["cache_dir"])
     else:
         raise UsageError("there are no documents: give --dataset_name, or --train_file.")
-    if "train" not in splits and (training_args.do_train or "validation" not in splits):
-        option = "do_train" if training_args.do_train else "do_eval"
-        raise UsageError(f"--{option} needs documents, but there is only {', '.join(splits)}: give --train_file.")
-    if training_args.do_eval and "validation" not in splits:
-        part = data_args.validation_split_percentage
-        logger.warning(f"There is no validation data, so the last {part} % of the training data are held out for it")
-        splits["train"], splits["validation"] = hold_out_last(splits["train"], part)
+    splits = parts_of(splits, data_args, training_args)
     wanted = {"train": training_args.do_train, "validation": training_args.do_eval}
-    limits = {"train": data_args.max_train_samples, "validation": data_args.max_eval_samples}
-    return {split: splits[split].take(limits[split] or len(splits[split])) for split in wanted if wanted[split]}
+    return {split: splits[split] for split in wanted if wanted[split]}
 
 
 def modules_of(model_args, config):
