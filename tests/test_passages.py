@@ -284,6 +284,7 @@ def test_padding_and_batch_change_nothing(examples, tokenizer, model):
         return passage_vectors(states, batch["passage_ids"], batch["is_positive"].shape[1])
 
     alone = vectors(short)
+    assert PassageCollator(tokenizer, padding="max_length", max_length=N)([short])["input_ids"].shape == (1, N)
     torch.testing.assert_close(vectors(examples[0], short)[4:], alone, atol=1e-5, rtol=0)
     torch.testing.assert_close(vectors(short, padding="max_length", max_length=N), alone, atol=1e-5, rtol=0)
 
@@ -327,6 +328,18 @@ def test_passages_as_spans_and_as_texts(encoder):
     assert again[:] == found[:]
     named = encode_passages(encoder, [{"id": "x", "text": texts[1]}], id_field="id", **options)
     assert named["document"] == ["x"] and named["text"] == ["Three four."]
+
+
+def test_prompts(encoder, tokenizer, monkeypatch):
+    plain, prompted = (
+        encode_passages(encoder, DOCUMENTS[:1], prompt=each, show_progress_bar=False) for each in ("", "Read: ")
+    )
+    assert plain["text"] == prompted["text"] and abs(np.subtract(plain["vector"], prompted["vector"])).max() > 0.01
+    monkeypatch.setitem(encoder.prompts, "document", "Read: ")
+    assert encode_passages(encoder, DOCUMENTS[:1], show_progress_bar=False)["vector"] == prompted["vector"]
+    (example,) = make_examples("train", Dataset.from_list(DOCUMENTS[:1]), tokenizer, N, prompts=("Read: ", "Find: "))
+    assert tokenizer.decode(example["input_ids"]).startswith("<s>Read: alpha")
+    assert tokenizer.decode(example["query_input_ids"][0]) == "<s>Find: alpha: Houses</s>"
 
 
 def test_what_is_cut_away_has_no_vector(encoder, log):
@@ -430,22 +443,27 @@ def test_training_finds_more_passages(finished):
         assert after > before + 0.1, (name, before, after)
 
 
-def test_the_trained_folder_is_one_of_sentence_transformers(finished, tokenizer):
-    """The metrics, computed by loops from the vectors of sentence-transformers, are those of the evaluation."""
+def metrics_by_loops(encoder, documents):
+    """Returns nDCG@10 and the accuracy of the first passage, for documents of whose passages one answers each query."""
+    vectors = np.array(encode_passages(encoder, documents, show_progress_bar=False)["vector"])
+    gains, right, number = [], [], 0
+    for document in map(read_document, documents):
+        for query, (answer,) in document["queries"]:
+            order = np.argsort(-vectors @ encoder.encode_query(query)).tolist()
+            rank = order.index(number + answer)
+            gains.append(1 / math.log2(rank + 2) if rank < 10 else 0)
+            right.append(rank == 0)
+        number += len(document["passages"])
+    return {"eval_ndcg_at_10": np.mean(gains), "eval_accuracy_at_1": np.mean(right)}
+
+
+def test_the_trained_folder_is_one_of_sentence_transformers(finished):
+    """The metrics, from the vectors of sentence-transformers, are those of the evaluation."""
     encoder = load_encoder(finished)
     assert encoder.max_seq_length == N
-    rows = encode_passages(encoder, DOCUMENTS, show_progress_bar=False)
-    passages, gains, right, number = np.array(rows["vector"]), [], [], 0
-    for document in map(read_document, DOCUMENTS):
-        for query, answers in document["queries"]:
-            order = np.argsort(-passages @ encoder.encode_query(query)) - number
-            ranks = [rank for rank, index in enumerate(order[:10]) if index in answers]
-            gains.append(sum(1 / math.log2(rank + 2) for rank in ranks))  # one passage answers each query
-            right.append(0 in ranks)
-        number += len(document["passages"])
     metrics = json.loads((finished / "eval_results.json").read_text())
-    assert metrics["eval_ndcg_at_10"] == pytest.approx(np.mean(gains), abs=1e-5)
-    assert metrics["eval_accuracy_at_1"] == pytest.approx(np.mean(right), abs=1e-5)
+    for name, value in metrics_by_loops(encoder, DOCUMENTS).items():
+        assert metrics[name] == pytest.approx(value, abs=1e-5)
     card = (finished / "README.md").read_text()
     assert "library_name: sentence-transformers" in card and "SentenceTransformer(" in card
 
@@ -478,23 +496,21 @@ def test_a_finished_run_is_finished(folder, finished, log):
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_the_evaluation_is_of_all_documents(processes, folder, finished, tmp_path):
-    """Whatever the batches are, and although the last one is smaller. There are as many queries in each, but not here."""
-    rows = [*DOCUMENTS, {"text": "One two.", "passages": [{"start": 0, "end": 3, "queries": ["One", "Two"]}]}]
-    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    """Whatever the batches and processes are, also where the last batch is smaller and a document has fewer passages."""
+    documents = [*DOCUMENTS, {"text": "One two.", "passages": [{"start": 0, "end": 3, "queries": ["One", "Two"]}]}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, documents)))
     data = (
         f"--model_name_or_path={finished}",
         f"--validation_file={tmp_path / 'rows.jsonl'}",
         "--do_eval",
         "--do_train=False",
     )
-    found = []
-    for name, size in (("one", 13), ("other", 4)):
-        argv = arguments(folder, tmp_path / name, *data, f"--per_device_eval_batch_size={size}")
-        result = run_script(tmp_path, "passages", argv, launcher(processes) if name == "other" and processes > 1 else ())
-        assert result.returncode == 0, result.stderr
-        found.append(json.loads((tmp_path / name / "eval_results.json").read_text()))
-    for name in ("eval_ndcg_at_10", "eval_accuracy_at_1"):
-        assert found[0][name] == pytest.approx(found[1][name], abs=1e-6) and 0 < found[0][name] < 1
+    argv = arguments(folder, tmp_path / "out", *data, "--per_device_eval_batch_size=4")
+    result = run_script(tmp_path, "passages", argv, launcher(processes) if processes > 1 else ())
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((tmp_path / "out" / "eval_results.json").read_text())
+    for name, value in metrics_by_loops(load_encoder(finished), documents).items():
+        assert metrics[name] == pytest.approx(value, abs=1e-5) and 0 < value < 1
 
 
 def test_batches_of_other_sizes_are_another_run(folder, finished, tmp_path):
