@@ -160,7 +160,7 @@ def test_a_text_is_cut_between_paragraphs_and_before_headings(tokenizer):
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        (3, "a document is 3: give a dictionary"),
+        (3, "the document is 3: give a dictionary"),
         ({"text": 3}, "`text` of the document is 3: give a string"),
         ({"sections": "a"}, "`sections` is 'a': give a list of dictionaries"),
         ({"sections": ["a"]}, r"sections\[0\] is 'a': give a dictionary"),

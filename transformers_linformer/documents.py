@@ -26,67 +26,70 @@ def read_document(document, size=120, tokenizer=None):
     Returns the text of a document, where its passages stand in it, and the queries that they answer.
 
     Args:
-        document: a text, or a dictionary with one of these, and a `title` if it has one:
-            - `sections`, a list of dictionaries with `heading` and `text`. A section with a heading gives the query
-              "title: heading", which all its passages answer. Headings and the title stand in no passage.
+        document: a text, or a dictionary with one of these:
+            - `sections`, a list of dictionaries with `heading` and `text`, and a `title` if there is one. A section with a
+              heading gives the query "title: heading", which all its passages answer. Headings and the title stand in the
+              document, but in no passage.
             - `text` and `passages`, a list of dictionaries with `start` and `end`, which count characters of the text, and
               `queries`, a list of strings, if there are some.
-            - `passages` alone, a list of dictionaries with `text` and, if there are some, `queries`.
+            - `passages` alone, a list of dictionaries with `text` and, if there are some, `queries`. A `title` stands before
+              them.
             - `text` alone, which is cut into passages.
-        size: about how long the passages are that a text is cut into, see `cut`.
+        size: about how long the passages are that a section or a text is cut into, see `cut`.
         tokenizer: what counts the size in tokens. By default it counts words.
 
     Returns a dictionary with `text`, `passages` (a list of pairs of a start and an end in the text) and `queries` (a list of
     pairs of a string and a list of indices of passages). Raises `ValueError`, which names what is wrong, for anything else.
     """
     document = {"text": document} if isinstance(document, str) else document
-    title, text = (string(document, name, "") for name in ("title", "text"))
-    sections, passages = (rows(document, name) for name in ("sections", "passages"))
+    text, title = string(document, "text"), string(document, "title").strip()
+    sections, passages = rows(document, "sections"), rows(document, "passages")
     if sections and (text or passages):
         raise ValueError("there are `sections` beside `text` or `passages`: leave one of them out.")
-    queries = {}
     if not text:
-        # What stands in passages, with the query or queries that it answers, and None for what does not
-        parts = [(title, None)]
-        for index, section in enumerate(sections):
-            heading = string(section, "heading", f"sections[{index}]")
-            named = [": ".join(filter(None, (title, heading)))] if heading else []
-            parts += [(heading, None), (string(section, "text", f"sections[{index}]"), named)]
-        for index, passage in enumerate(passages):
-            parts.append((string(passage, "text", f"passages[{index}]"), strings(passage, index)))
-        parts = [(part, answered) for part, answered in parts if part]
-        text = "\n\n".join(part for part, _ in parts)
-        ends = np.cumsum([len(part) + 2 for part, _ in parts]) - 2
-        whole = [(int(end) - len(part), int(end), answered) for end, (part, answered) in zip(ends, parts)]
-        whole = [each for each in whole if each[2] is not None]
+        text, spans = joined(title, sections, passages)
     elif passages:
-        whole = [(*span(passage, index, text), strings(passage, index)) for index, passage in enumerate(passages)]
+        spans = [(*span(passage, index, text), strings(passage, index)) for index, passage in enumerate(passages)]
     else:
-        whole = [(0, len(text), [])]
-    if passages:
-        spans = [(start, end) for start, end, _ in whole]
-        answers = [answered for _, _, answered in whole]
-    else:
-        spans, answers, count = [], [], counter(text, tokenizer)
-        for start, end, answered in whole:
-            found = cut(text, start, end, size, count)
-            spans += found
-            answers += [answered] * len(found)
-    for index, answered in enumerate(answers):
-        for query in dict.fromkeys(answered):
+        spans = [(0, len(text), [])]
+    if not passages:
+        count = counter(text, tokenizer)
+        spans = [(*each, asked) for start, end, asked in spans for each in cut(text, start, end, size, count)]
+    queries = {}
+    for index, (_, _, asked) in enumerate(spans):
+        for query in dict.fromkeys(asked):
             queries.setdefault(query, []).append(index)
-    return {"text": text, "passages": spans, "queries": list(queries.items())}
+    return {"text": text, "passages": [(start, end) for start, end, _ in spans], "queries": list(queries.items())}
 
 
-def string(document, name, where):
-    """Returns a string of a document without the white space around it, "" if it is missing."""
+def joined(title, sections, passages):
+    """
+    Joins a title and sections, or a title and passages, by blank lines.
+
+    Returns the text, and for each section or passage its start, its end, and a list of the queries that it answers.
+    """
+    parts = [(title, None)]  # no queries at all for what stands in no passage
+    for index, section in enumerate(sections):
+        heading, text = (string(section, name, f"sections[{index}]").strip() for name in ("heading", "text"))
+        parts += [(heading, None), (text, [f"{title}: {heading}" if title else heading] if heading else [])]
+    for index, passage in enumerate(passages):
+        parts.append((string(passage, "text", f"passages[{index}]").strip(), strings(passage, index)))
+    text, spans = "", []
+    for part, asked in parts:
+        if part:
+            text += "\n\n" + part if text else part
+            spans.append((len(text) - len(part), len(text), asked))
+    return text, [each for each in spans if each[2] is not None]
+
+
+def string(document, name, where="the document"):
+    """Returns a string of a document or of a part of it, "" if it is missing."""
     if not isinstance(document, Mapping):
-        raise ValueError(f"{where or 'a document'} is {document!r:.80}: give a dictionary.")
+        raise ValueError(f"{where} is {document!r:.80}: give a dictionary.")
     value = document.get(name)
     if not isinstance(value, str | None):
-        raise ValueError(f"`{name}` of {where or 'the document'} is {value!r:.80}: give a string.")
-    # The spans of passages count from the text's own beginning
-    return (value or "") if name == "text" and not where else (value or "").strip()
+        raise ValueError(f"`{name}` of {where} is {value!r:.80}: give a string.")
+    return value or ""
 
 
 def rows(document, name):

@@ -97,7 +97,7 @@ class PassageCollator:
     """
     Makes batches of documents and of the queries that their passages answer.
 
-    Documents are dictionaries with `input_ids` and `passage_ids` of n numbers each, see `passages.tokenize_document`,
+    Documents are dictionaries with `input_ids` and `passage_ids` of n numbers each, see `documents.tokenize_document`,
     `query_input_ids`, a list of a list of token ids per query, and `positives`, a list of a list of passage ids per query.
 
     `rows_of` says how a document is read: it takes a document, and returns rows, which are pairs of token ids and the
