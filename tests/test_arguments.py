@@ -8,17 +8,18 @@ import torch
 from tiny_runs import make_inputs, mlm_arguments
 
 from transformers_linformer.arguments import run_command
-from transformers_linformer.commands import choose_k, convert, distill, glue, mlm
+from transformers_linformer.commands import choose_k, convert, distill, glue, mlm, passages
 from transformers_linformer.errors import UsageError
 
 
-@pytest.mark.parametrize("command", [mlm, glue, distill, convert, choose_k])
+@pytest.mark.parametrize("command", [mlm, glue, distill, passages, convert, choose_k])
 @pytest.mark.parametrize("from_file", [False, True])
 def test_misspelt_arguments(command, from_file, tmp_path):
     wrong, right = {
         mlm: ("num_epochs", "num_train_epochs"),
         glue: ("trian_file", "train_file"),
         distill: ("teacher_path", "teacher_name_or_path"),
+        passages: ("pasage_words", "passage_words"),
         convert: ("projected_dims", "projected_dim"),
         choose_k: ("projekted_dims", "projected_dims"),
     }[command]

@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -63,6 +64,9 @@ def user_folder(tmp_path, document):
     text = [" ".join(topics[name].split()) for name in sorted(topics)[:30]]
     (folder / "text.txt").write_text("\n".join(text), encoding="utf-8")
     (folder / "document.txt").write_text(" ".join(text), encoding="utf-8")
+    sections = [[{"heading": word, "text": each} for word, each in zip(("One", "Two"), text[row:])] for row in range(12)]
+    rows = [json.dumps({"title": f"Number {row}", "sections": each}) for row, each in enumerate(sections)]
+    (folder / "documents.jsonl").write_text("\n".join(rows), encoding="utf-8")
     for name in ("reviews", "test"):
         with open(folder / f"{name}.csv", "w", encoding="utf-8", newline="") as file:
             rows = [(text[row % 30][:200], ("negative", "positive")[row % 2]) for row in range(64)]

@@ -422,5 +422,5 @@ def check_training_arguments(data_args, training_args):
         raise UsageError("there is nothing to do: give --do_train, --do_eval, or both.")
     if training_args.do_predict:
         raise UsageError("--do_predict is for linformer-glue, as this command has nothing to predict: leave it out.")
-    if data_args.streaming and training_args.do_train and training_args.max_steps <= 0:
+    if getattr(data_args, "streaming", False) and training_args.do_train and training_args.max_steps <= 0:
         raise UsageError("--streaming needs --max_steps: a stream has no length, so its epochs cannot be counted.")

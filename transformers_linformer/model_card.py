@@ -56,6 +56,7 @@ class TrainingCard:
         dataset: the name or folder of the dataset, None for files.
         dataset_config: the configuration of the dataset.
         files: the paths of the files that were read.
+        sentence_class: the name of the class of sentence-transformers that loads the model, if one does.
     """
 
     task: str
@@ -64,6 +65,7 @@ class TrainingCard:
     dataset: str | None = None
     dataset_config: str | None = None
     files: tuple = ()
+    sentence_class: str | None = None
 
 
 def last_results(log_history):
@@ -109,6 +111,17 @@ def write_training_card(card, model, args, state, repository):
         if args.push_to_hub:
             arguments += ', revision="main"'
             pin = "# This runs the code of the model: read it, and name the commit that you have read in place of main\n"
+    snippet = f"""from transformers import pipeline
+
+{pin}model = pipeline("{card.task}", model={literal(repository)}{arguments})
+print(model({literal(card.example)}))"""
+    if card.sentence_class is not None:
+        metadata.library_name, (metadata.pipeline_tag, call) = "sentence-transformers", SENTENCE_TASKS[card.sentence_class]
+        metadata.tags = [*(metadata.tags or []), "sentence-transformers"]
+        snippet = f"""from sentence_transformers import {card.sentence_class}
+
+{pin}model = {card.sentence_class}({literal(repository)}{arguments})
+print({call})"""
     metadata.metrics = [metric for metric in results if metric != "loss"]
     scores = [(plain(metric), value) for metric, value in results.items()]
 
@@ -126,10 +139,7 @@ def write_training_card(card, model, args, state, repository):
 A {type(model).__name__}, {origin} on {plain(data)}.
 
 ```python
-from transformers import pipeline
-
-{pin}model = pipeline("{card.task}", model={literal(repository)}{arguments})
-print(model({literal(card.example)}))
+{snippet}
 ```
 
 ## Results on the evaluation data

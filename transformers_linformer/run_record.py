@@ -51,6 +51,7 @@ DECISIVE = (
     "ignore_data_skip",
     "dtype",
     "mlm_probability",
+    "temperature",
     "line_by_line",
     "streaming",
     "load_best_model_at_end",
@@ -177,6 +178,8 @@ def decisive_settings(command, model_args, data_args, training_args, datasets, m
     # Rounding aside, it does not matter how processes and steps of accumulation share these
     sequences = training_args.train_batch_size * training_args.gradient_accumulation_steps * training_args.world_size
     settings["the number of sequences per step"] = sequences // getattr(data_args, "sequence_parallel_size", 1)
+    if command == "linformer-passages":  # except where the loss compares the documents of a batch with each other
+        settings["the number of documents per batch"] = training_args.train_batch_size
     settings["--max_seq_length"] = max_seq_length
     if model_args.model_name_or_path is None and model_args.tokenizer_name is None:
         settings["--vocab_size"] = model_args.vocab_size

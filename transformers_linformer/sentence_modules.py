@@ -143,6 +143,26 @@ def sentence_class(files, config):
     return None if cross_encoder_activation(config) is None else "CrossEncoder"
 
 
+def with_mean_pooling(files, hidden_size):
+    """
+    Returns the files of a model that pools `hidden_size` numbers per token by their mean and normalises the result.
+
+    Of `files`, which `read_sentence_modules` returns, it keeps prompts and settings. They may be empty.
+    """
+    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+    modules = [
+        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for index, (path, kind) in enumerate(kinds.items())
+    ]
+    return {
+        "sentence_bert_config.json": files.get("sentence_bert_config.json", {}),
+        "1_Pooling/config.json": {"word_embedding_dimension": hidden_size, "pooling_mode_mean_tokens": True},
+        "2_Normalize/config.json": {},
+        "config_sentence_transformers.json": files.get("config_sentence_transformers.json", {}),
+        "modules.json": modules,
+    }
+
+
 def write_sentence_modules(files, folder, max_seq_length):
     """Writes what `read_sentence_modules` returns beside a checkpoint whose longest input has `max_seq_length` tokens."""
     for name, content in files.items():  # modules.json, which makes the others count, is the last one

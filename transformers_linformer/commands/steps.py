@@ -105,29 +105,33 @@ def set_max_seq_length(data_args, config, tokenizer):
 
 
 def texts_of(data_args, training_args, **options):
-    """
-    Returns the splits that `TextArguments` describe, `train` and, if it is evaluated on, `validation`.
-
-    `options` are those of `datasets.load_dataset`. Without a validation set, the last part of the training data is held
-    out, but only if there is something to evaluate.
-    """
+    """Returns the splits that `TextArguments` describe, see `parts_of`. `options` are those of `datasets.load_dataset`."""
     if data_args.demo:
         texts = demo_texts(data_args.streaming)
     else:
         options |= {"text_column": data_args.text_column, "streaming": data_args.streaming}
         texts = load_texts(data_args.dataset_name, data_args.dataset_config_name, data_args.files, **options)
-    if training_args.do_train and "train" not in texts:
-        raise UsageError(f"--do_train needs a split `train`, but the data has only {', '.join(texts)}.")
-    if training_args.do_eval and "validation" not in texts:
-        if "train" not in texts:
-            raise UsageError("--do_eval needs text to evaluate on: give --validation_file.")
+    return parts_of(texts, data_args, training_args)
+
+
+def parts_of(splits, data_args, training_args):
+    """
+    Returns the splits `train` and, if it is evaluated on, `validation`, each with as many rows as `DataArguments` say.
+
+    Without a validation set, the last part of the training data is held out, but only if there is something to evaluate.
+    """
+    if training_args.do_train and "train" not in splits:
+        raise UsageError(f"--do_train needs a split `train`, but the data has only {', '.join(splits)}.")
+    if training_args.do_eval and "validation" not in splits:
+        if "train" not in splits:
+            raise UsageError("--do_eval needs data to evaluate on: give --validation_file.")
         part = data_args.validation_split_percentage
         logger.warning(f"There is no validation data, so the last {part} % of the training data are held out for it")
-        texts["train"], texts["validation"] = hold_out_last(texts["train"], part)
+        splits["train"], splits["validation"] = hold_out_last(splits["train"], part)
     for split, limit in (("train", data_args.max_train_samples), ("validation", data_args.max_eval_samples)):
-        if limit is not None and split in texts:
-            texts[split] = texts[split].take(limit)
-    return texts
+        if limit is not None and split in splits:
+            splits[split] = splits[split].take(limit)
+    return splits
 
 
 def sequences_of(data_args, training_args, texts, tokenizer, max_seq_length):
