@@ -183,12 +183,16 @@ class PassageTrainer(LinformerTrainer):
     def vectors(self, model, inputs):
         """Returns the vectors of the queries (queries, d) and of the passages (passages, d), of length 1."""
         states = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
-        passages = passage_vectors(states, inputs["passage_ids"], inputs["is_positive"].shape[1])
+        passages = self.vectors_of_passages(states, inputs)
         mask = inputs["query_attention_mask"]
         states = model(input_ids=inputs["query_input_ids"], attention_mask=mask).last_hidden_state
         rows = torch.arange(len(mask), device=mask.device)[:, None]
         queries = passage_vectors(states, torch.where(mask.bool(), rows, -1), len(mask))
         return normalize(queries, dim=-1), normalize(passages, dim=-1)
+
+    def vectors_of_passages(self, hidden_states, inputs):
+        """Returns the vectors of the passages, (passages, d), from the hidden states of the rows, (rows, n, d)."""
+        return passage_vectors(hidden_states, inputs["passage_ids"], inputs["is_positive"].shape[1])
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
         queries, passages = self.vectors(model, inputs)

@@ -1,0 +1,349 @@
+# Copyright 2026 The transformers-linformer authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Measure how well passages of long documents are found, with vectors that know more or less of the passage's document.
+
+    python -m benchmarks.passages --model_name_or_path <sentence encoder> --dataset_name <proposals> --output_dir passages
+    python -m benchmarks.passages --help
+
+Each section of a document gives the query "title: heading", and its passages, of about 120 words, answer it. The title and
+the headings stand in the documents, and in no passage. All passages of all test documents are ranked for each query. Each
+reading of the documents is trained alike, by `PassageTrainer`, on other documents, and then judged:
+
+    pieces               The original reads pieces of 512 tokens.
+    pieces+64            The same, with the first 64 tokens of the document before each piece.
+    pieces+document      The same as pieces, and the mean of all tokens of the document is added to each passage's.
+    passages             The original reads each passage alone.
+    passages+64          The same, with the first 64 tokens of the document before each.
+    passages+title       The same, with the title before each.
+    full                 Full attention reads complete documents.
+    attention_pool/b256/w32/g64
+                         A Linformer reads them, with this projection, blocks of 256 tokens, windows of 32, and 64 global tokens.
+                         /f384 sets `far_token_limit`.
+    .../mean             After any reading with the first tokens: these count in the mean of each passage, too.
+    bm25, bm25+title     BM25 of passages alone, and with the title before each. Nothing is trained.
+
+A vector of a passage is the mean of its tokens' last hidden states. nDCG@10 is the mean over queries, and its difference to
+another reading is paired by query. The standard errors take into account that the queries of a document are alike. Every
+finished run is a line in results.jsonl, and is not run again. The table is written to passages.md.
+"""
+
+import argparse
+import math
+import random
+import shutil
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import load_dataset
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.metrics import ndcg_score
+from torch.nn.functional import normalize
+from transformers import AutoModel, AutoTokenizer, TrainingArguments, set_seed
+
+from transformers_linformer import convert_to_linformer
+from transformers_linformer.passage_training import PassageCollator, PassageTrainer, make_examples
+from transformers_linformer.passages import add_prefix, passage_vectors
+from transformers_linformer.tables import markdown_table
+
+from . import attention_dropout
+from .runs import keep_inputs, read_results, run_missing
+
+
+PIECE, PREFIX = 512, 64
+READINGS = [
+    "bm25",
+    "bm25+title",
+    "pieces",
+    "pieces+64",
+    "passages+64",
+    "attention_pool/b256/w32",
+    "attention_pool/b256/w32/g64",
+    "hard_attention_pool/b128/w32/g64",
+]
+FIELDS = {"b": "block_size", "w": "window", "g": "num_global_tokens", "f": "far_token_limit"}
+
+
+def parse_arguments():
+    description = __doc__.strip().splitlines()[0]
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--model_name_or_path", required=True, help="The pretrained sentence encoder, which reads 512 tokens.")
+    parser.add_argument("--dataset_name", required=True, help="A dataset with the columns `title` and `sections`.")
+    parser.add_argument("--output_dir", required=True, type=Path, help="The folder for results and table.")
+    parser.add_argument("--readings", nargs="+", default=READINGS, help="See above.")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[1, 2, 3], help="Of the training: documents, batches, dropout."
+    )
+    parser.add_argument("--documents", type=int, default=300, help="The number of documents to train on, 0 for no training.")
+    parser.add_argument("--epochs", type=int, default=1, help="How often they are read.")
+    parser.add_argument("--tokens", type=int, default=2040, help="The number of tokens at which documents are cut.")
+    parser.add_argument("--batch_size", type=int, default=6, help="The number of documents in a batch.")
+    parser.add_argument("--learning_rate", type=float, default=1e-4, help="The learning rate at its highest.")
+    parser.add_argument("--test_documents", type=int, default=None, help="Judge on as many of the test documents, not on all.")
+    return parser.parse_args()
+
+
+# How documents are read
+
+
+def rows_of(reading, tokenizer):
+    """Returns a function that gives the rows in which an original reads a document, as `PassageCollator` takes it."""
+    name, _, prefix = reading.partition("+")
+    size = PIECE - tokenizer.num_special_tokens_to_add()
+
+    def row(*parts):
+        ids, passages = ([number for part in parts for number in part[i]] for i in range(2))
+        return [tokenizer.cls_token_id, *ids, tokenizer.sep_token_id], [-1, *passages, -1]
+
+    def rows(document):
+        ids, passages = (document[field][1:-1] for field in ("input_ids", "passage_ids"))
+        number = {"64": PREFIX, "title": title_length(document)}.get(prefix, 0)
+        repeated = (ids[:number], [-1] * len(ids[:number]))
+        if name == "pieces":
+            starts = [0, *range(size, len(ids), size - number)]
+            ends = [*starts[1:], len(ids)]
+            bare = [(ids[start:end], passages[start:end]) for start, end in zip(starts, ends)]
+            return [row(piece) if start == 0 else row(repeated, piece) for start, piece in zip(starts, bare)]
+        found = {}
+        for token, passage in zip(ids, passages):
+            if passage >= 0:
+                found.setdefault(passage, []).append(token)
+        return [
+            row(repeated, (each[: size - number], [passage] * len(each[: size - number]))) for passage, each in found.items()
+        ]
+
+    return rows
+
+
+def title_length(document):
+    """Returns the number of tokens of the title, with which the document and each of its queries begin."""
+    length = 0
+    for one, other in zip(document["input_ids"][1:], document["query_input_ids"][0][1:]):
+        if one != other:
+            break
+        length += 1
+    return length
+
+
+def encoder_of(reading, original, tokens):
+    """Returns the model of a reading, with the weights of the original."""
+    kind, *options = reading.removesuffix("/mean").split("/")
+    if kind.startswith(("pieces", "passages")):
+        encoder = original
+    else:
+        sizes = {FIELDS[option[0]]: int(option[1:]) for option in options}
+        window, block_size = sizes.pop("window", 1), sizes.pop("block_size", 0)
+        limit = sizes.pop("far_token_limit", None)
+        multiple = math.lcm(window, block_size or 1)
+        n = -(-(tokens + 2) // multiple) * multiple
+        projection_type = "mean_pool" if kind == "full" else kind  # means of single tokens
+        sizes |= {"projected_dim": n // window, "max_position_embeddings": n, "block_size": block_size}
+        encoder = convert_to_linformer(original, encoder_only=True, projection_type=projection_type, **sizes)
+        if limit is not None:
+            encoder.config.far_token_limit = limit
+    encoder.set_attn_implementation(attention_dropout.NAME)  # the same, and trains faster on a CPU
+    return encoder
+
+
+class ReadingTrainer(PassageTrainer):
+    """A `PassageTrainer` whose vectors of passages are those of a reading."""
+
+    def __init__(self, *args, reading, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.reading = reading
+
+    def vectors_of_passages(self, hidden_states, inputs):
+        ids, mask, number = inputs["passage_ids"], inputs["attention_mask"], inputs["is_positive"].shape[1]
+        if self.reading.endswith("/mean"):
+            prefix = getattr(self.model.config, "num_global_tokens", PREFIX + 1)  # with the special token before them
+            hidden_states, ids = add_prefix(hidden_states, ids, mask, number, prefix)
+        vectors = passage_vectors(hidden_states, ids, number)
+        if self.reading == "pieces+document":
+            documents = inputs["documents"]  # of each row
+            rows = torch.where(mask.bool(), documents[:, None], -1)
+            means = passage_vectors(hidden_states, rows, len(inputs["sizes"]))
+            vectors = vectors + means.repeat_interleave(inputs["sizes"][:, 0], 0)
+        return vectors
+
+
+class ReadingCollator(PassageCollator):
+    def __call__(self, documents):
+        counts = torch.tensor([len(self.rows_of(document)) for document in documents])
+        return super().__call__(documents) | {"documents": torch.arange(len(documents)).repeat_interleave(counts)}
+
+
+# Search
+
+
+class Search:
+    """Finds the passages of test documents for their queries, with readings that are trained on other documents."""
+
+    def __init__(self, args):
+        self.args = args
+        self.tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
+        self.splits = {split: load_dataset(args.dataset_name, split=split) for split in ("train", "test")}
+        self.test = self.splits["test"]
+        if args.test_documents is not None:
+            self.test = self.test.take(args.test_documents)
+        self.examples = self.tokenized("test", self.test)
+
+    def tokenized(self, split, dataset):
+        tokenizer = self.tokenizer
+        tokenizer.model_max_length = self.args.tokens + 2
+        return make_examples(split, dataset, tokenizer, self.args.tokens + tokenizer.num_special_tokens_to_add())
+
+    def run(self, reading, seed, **ignored):
+        """
+        Returns the nDCG@10 of each query, also of its ranks together with those of BM25 with titles, the number of the document
+        of each query, and the CPU seconds per document of training and of reading.
+        """
+        if reading.startswith("bm25"):
+            scores, times = self.bm25(with_title=reading.endswith("title")), {}
+        else:
+            scores, times = self.trained_scores(reading, seed)
+        both = sum(1 / (61 + (-each).argsort(1).argsort(1)) for each in (scores, self.bm25(with_title=True)))
+        result = {
+            "ndcg": self.ndcg(scores),
+            "ndcg_with_bm25": self.ndcg(both),
+            "documents_of_queries": self.documents_of_queries,
+        }
+        return result | times
+
+    def trained_scores(self, reading, seed):
+        args, folder = self.args, self.args.output_dir / f"unfinished-{random.SystemRandom().getrandbits(32):x}"
+        set_seed(seed)
+        encoder = encoder_of(reading, AutoModel.from_pretrained(args.model_name_or_path, add_pooling_layer=False), args.tokens)
+        original = reading.startswith(("pieces", "passages"))
+        rows = {"rows_of": rows_of(reading.removesuffix("/mean"), self.tokenizer)} if original else {}
+        trainer = ReadingTrainer(
+            reading=reading,
+            model=encoder,
+            args=TrainingArguments(
+                output_dir=folder,
+                per_device_train_batch_size=args.batch_size,
+                per_device_eval_batch_size=1,
+                num_train_epochs=args.epochs,
+                learning_rate=args.learning_rate,
+                warmup_steps=0.1,
+                seed=seed,
+                save_strategy="no",
+                logging_steps=5,
+                report_to="none",
+                use_cpu=not torch.cuda.is_available(),
+                dataloader_pin_memory=False,
+            ),
+            train_dataset=self.tokenized("train", self.splits["train"].shuffle(seed=seed).take(args.documents))
+            if args.documents
+            else None,
+            data_collator=ReadingCollator(self.tokenizer, **rows),
+            card=None,
+        )
+        start = time.process_time()
+        if args.documents:
+            trainer.train()
+        trained = time.process_time()
+        encoder.eval()
+        queries, passages = [], []
+        with torch.no_grad():
+            for batch in trainer.get_eval_dataloader(self.examples):
+                for kept, vectors in zip((queries, passages), trainer.vectors(encoder, batch)):
+                    kept.append(vectors)
+        read = time.process_time()
+        shutil.rmtree(folder, ignore_errors=True)
+        times = {"seconds_to_train": (trained - start) / max(1, args.documents * args.epochs)}
+        times |= {"seconds_to_read": (read - trained) / len(self.examples)}
+        return (torch.cat(queries) @ torch.cat(passages).T).numpy(), times
+
+    @property
+    def documents_of_queries(self):
+        return [number for number, each in enumerate(self.examples) for _ in each["positives"]]
+
+    def ndcg(self, scores):
+        """Returns the nDCG@10 of each query, from its scores of all passages, (queries, passages)."""
+        result, row, first = [], 0, 0
+        for example in self.examples:
+            for positives in example["positives"]:
+                truth = np.zeros_like(scores[row])
+                truth[first + np.array(positives)] = 1
+                result.append(round(float(ndcg_score(truth[None], scores[row][None], k=10)), 4))
+                row += 1
+            first += 1 + max(example["passage_ids"])
+        return result
+
+    def bm25(self, with_title, k1=1.2, b=0.75):
+        """Returns the scores of BM25, (queries, passages), of Robertson and Zaragoza (2009), with its usual parameters."""
+        passages, queries = [], []
+        for example in self.examples:
+            ids, owners = np.array(example["input_ids"]), np.array(example["passage_ids"])
+            title = example["input_ids"][1 : 1 + title_length(example)] if with_title else []
+            passages += [self.tokenizer.decode([*title, *ids[owners == number]]) for number in range(1 + owners.max())]
+            queries += [self.tokenizer.decode(query, skip_special_tokens=True) for query in example["query_input_ids"]]
+        vectorizer = CountVectorizer(token_pattern=r"\w+")
+        counts = vectorizer.fit_transform(passages).toarray().astype(float)
+        frequency, lengths = (counts > 0).sum(0), counts.sum(1, keepdims=True)
+        weights = counts * (k1 + 1) / (counts + k1 * (1 - b + b * lengths / lengths.mean()))
+        weights *= np.log(1 + (len(counts) - frequency + 0.5) / (frequency + 0.5))
+        return vectorizer.transform(queries) @ weights.T
+
+
+# The table
+
+
+def difference(ours, theirs):
+    """
+    Returns the mean difference of nDCG@10 between two lists of results, of the same seeds, and its standard error: that over
+    documents, whose queries form clusters, and that over seeds together.
+    """
+    by_seed = {result["seed"]: np.array(result["ndcg"]) for result in theirs}
+    values = [np.array(result["ndcg"]) - by_seed[result["seed"]] for result in ours if result["seed"] in by_seed]
+    if not values:
+        return None
+    mean, documents = np.mean(values, axis=0), np.array(ours[0]["documents_of_queries"])
+    sums = np.bincount(documents, mean - mean.mean())
+    variance = np.square(sums).sum() / len(mean) ** 2
+    if len(values) > 1:
+        variance += statistics.variance([each.mean() for each in values]) / len(values)
+    return mean.mean(), variance**0.5
+
+
+def make_table(results, references=("pieces", "pieces+64")):
+    groups = {}
+    for result in results:
+        groups.setdefault(result["reading"], []).append(result)
+    rows = []
+    for reading, group in groups.items():
+        zero = [{"seed": each["seed"], "ndcg": np.zeros(len(each["ndcg"]))} for each in group]
+        columns = [difference(group, zero)]
+        columns += [difference(group, groups.get(name, [])) if name != reading else None for name in references]
+        columns.append(difference([each | {"ndcg": each["ndcg_with_bm25"]} for each in group], zero))
+        cells = [f"{each[0]:.3f} ± {each[1]:.3f}" if each is not None else "" for each in columns]
+        times = [[each[name] for each in group if name in each] for name in ("seconds_to_read", "seconds_to_train")]
+        cells += [f"{statistics.mean(each):.2f}" if each else "" for each in times]
+        rows.append([reading, len(group), *cells])
+    header = ["reading", "seeds", "nDCG@10", *(f"minus {name}" for name in references), "with BM25"]
+    return markdown_table([*header, "CPU seconds to read a document", "to train on one"], rows)
+
+
+def main():
+    args = parse_arguments()
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    common = {
+        name: getattr(args, name)
+        for name in ("documents", "epochs", "tokens", "batch_size", "learning_rate", "test_documents")
+    }
+    keep_inputs(args.output_dir, model_name_or_path=args.model_name_or_path, dataset_name=args.dataset_name)
+    torch.set_num_threads(1)
+    search = Search(args)
+    wanted = [{"reading": reading, "seed": seed} | common for seed in args.seeds for reading in args.readings]
+    run_missing(wanted, search.run, args.output_dir / "results.jsonl", jobs=1)
+    results = [each for each in read_results(args.output_dir / "results.jsonl") if common.items() <= each.items()]
+    table = make_table(results)
+    (args.output_dir / "passages.md").write_text(table + "\n", encoding="utf-8")
+    print(table)
+
+
+if __name__ == "__main__":
+    main()
