@@ -18,8 +18,8 @@ reading of the documents is trained alike, by `PassageTrainer`, on other documen
     passages+title       The same, with the title before each.
     full                 Full attention reads complete documents.
     attention_pool/b256/w32/g64
-                         A Linformer reads them, with this projection, blocks of 256 tokens, windows of 32, and 64 global tokens.
-                         /f384 sets `far_token_limit`.
+                         A Linformer reads them, with this projection, blocks of 256 tokens, windows of 32, and 64 global
+                         tokens. /f384 sets `far_token_limit`.
     .../mean             After any reading with the first tokens: these count in the mean of each passage, too.
     bm25, bm25+title     BM25 of passages alone, and with the title before each. Nothing is trained.
 
@@ -41,7 +41,6 @@ import torch
 from datasets import load_dataset
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.metrics import ndcg_score
-from torch.nn.functional import normalize
 from transformers import AutoModel, AutoTokenizer, TrainingArguments, set_seed
 
 from transformers_linformer import convert_to_linformer
@@ -197,8 +196,8 @@ class Search:
 
     def run(self, reading, seed, **ignored):
         """
-        Returns the nDCG@10 of each query, also of its ranks together with those of BM25 with titles, the number of the document
-        of each query, and the CPU seconds per document of training and of reading.
+        Returns the nDCG@10 of each query, also of its ranks together with those of BM25 with titles, the number of the
+        document of each query, and the CPU seconds per document of training and of reading.
         """
         if reading.startswith("bm25"):
             scores, times = self.bm25(with_title=reading.endswith("title")), {}

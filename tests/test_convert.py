@@ -193,6 +193,24 @@ def test_the_default_blocks_divide_the_positions():
                 convert_to_linformer(source, block_size=7, max_position_embeddings=positions + 1)
 
 
+def test_by_default_the_first_64_tokens_are_global():
+    source = make_source("BertModel", max_position_embeddings=512)
+    for n, options, tokens in (
+        (512, {}, 64),
+        (480, {"block_size": 48}, 72),  # three windows of 24
+        (32768, {}, 128),  # a window
+        (2048, {"projected_dim": [32, 64]}, 64),
+        (2048, {"projected_dim": [100, 70], "projection_type": "linear", "projection_sharing": "none"}, 64),
+        (2048, {"block_size": [256, 0]}, 64),
+        (2048, {"block_size": 0}, 0),
+        (48, {"block_size": 16, "projected_dim": 3}, 0),  # which are not as many
+        (2048, {"num_global_tokens": 0}, 0),
+        (2048, {"num_global_tokens": 32}, 32),
+    ):
+        config = convert_to_linformer(source, max_position_embeddings=n, encoder_only=True, **options).config
+        assert config.num_global_tokens == tokens, (n, options)
+
+
 def test_the_default_windows_fit_and_have_at_most_256_rows():
     source = make_source("BertModel", max_position_embeddings=512)
     for n, block_size, window in (

@@ -179,7 +179,7 @@ def convert_to_linformer(
     block_size=None,
     projection_type="attention_pool",
     projection_sharing="layerwise",
-    num_global_tokens=0,
+    num_global_tokens=None,
     encoder_only=False,
     **hub_kwargs,
 ):
@@ -208,7 +208,8 @@ def convert_to_linformer(
         projection_type, projection_sharing: as in `LinformerConfig`. `linear` starts as mean pooling over k windows of
             the n positions, of which the first window holds the first position alone, and `conv` starts as mean pooling
             over k equal windows.
-        num_global_tokens (`int`): the number of tokens at the beginning that all blocks see exactly, as in `LinformerConfig`.
+        num_global_tokens (`int`, *optional*): the number of tokens at the beginning that all blocks see exactly, as in
+            `LinformerConfig`. By default they are 64, or the next multiple of the windows. Without blocks there are none.
         encoder_only (`bool`): whether to leave the head out, which gives a `LinformerModel`.
         hub_kwargs: arguments of `from_pretrained`, such as `revision` or `token`.
 
@@ -246,6 +247,8 @@ def convert_to_linformer(
         block_size = default_block_size(positions_of_source)
     if projected_dim is None:
         projected_dim = max_position_embeddings // default_window(max_position_embeddings, block_size)
+    if num_global_tokens is None:
+        num_global_tokens = default_global_tokens(max_position_embeddings, projected_dim, block_size, projection_type)
     target_config = LinformerConfig(
         **carried_fields(config),
         max_position_embeddings=max_position_embeddings,
@@ -299,6 +302,14 @@ def default_window(n, block_size):
             f" {n // window} rows, and more than 256 are slow. Give {-(-n // wanted) * wanted}, or choose `projected_dim`."
         )
     return window
+
+
+def default_global_tokens(n, projected_dim, block_size, projection_type):
+    """Returns 64 or the next multiple of all windows, or 0 where that many do not fit and in models without blocks."""
+    dims, sizes = ([value] if isinstance(value, int) else value for value in (projected_dim, block_size))
+    window = 1 if projection_type == "linear" else math.lcm(*(max(1, n // max(1, k)) for k in dims))
+    tokens = -(-64 // window) * window
+    return tokens if any(sizes) and tokens <= n else 0
 
 
 def set_far_token_limit(config, attended):

@@ -67,6 +67,10 @@ class ConversionArguments(HubArguments):
         default=None,
         metadata={"help": "Which layers and heads share E and F. By default layerwise.", "choices": PROJECTION_SHARINGS},
     )
+    num_global_tokens: int | None = field(
+        default=None,
+        metadata={"help": "The number of first tokens that all blocks see exactly. By default 64, or 0 without blocks."},
+    )
     encoder_only: bool = field(default=False, metadata={"help": "Whether to leave the head out."})
     tokenizer_name: str | None = field(default=None, metadata={"help": "The tokenizer, if not the model's."})
 
@@ -78,6 +82,7 @@ OPTIONS = (
     "block_size",
     "projection_type",
     "projection_sharing",
+    "num_global_tokens",
     "encoder_only",
 )
 
