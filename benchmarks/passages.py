@@ -277,8 +277,9 @@ class Search:
         passages, queries = [], []
         for example in self.examples:
             ids, owners = np.array(example["input_ids"]), np.array(example["passage_ids"])
-            title = example["input_ids"][1 : 1 + title_length(example)] if with_title else []
-            passages += [self.tokenizer.decode([*title, *ids[owners == number]]) for number in range(1 + owners.max())]
+            title = self.tokenizer.decode(example["input_ids"][1 : 1 + title_length(example)]) if with_title else ""
+            for number in range(1 + owners.max()):
+                passages.append(f"{title} {self.tokenizer.decode(ids[owners == number])}")
             queries += [self.tokenizer.decode(query, skip_special_tokens=True) for query in example["query_input_ids"]]
         vectorizer = CountVectorizer(token_pattern=r"\w+")
         counts = vectorizer.fit_transform(passages).toarray().astype(float)

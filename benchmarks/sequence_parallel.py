@@ -25,6 +25,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from configuration_linformer import LinformerConfig
 from configuration_linformer.configuration_linformer import PROJECTION_TYPES
 from modeling_linformer import LinformerModel, sequence_parallel
+from transformers_linformer.process_groups import end_process_groups
 from transformers_linformer.tables import markdown_table
 
 from .memory import peak_memory_of
@@ -92,7 +93,6 @@ def work(n, mode, hidden_size, **fields):
     if dist.get_rank() == 0:
         lengths, *of_layers = exchanged
         print(json.dumps({"bytes": sum(of_layers) // LAYERS, "bytes_of_lengths": lengths, "memory": memory.item()}))
-    dist.destroy_process_group()
 
 
 def measure(processes, n, mode, model_options):
@@ -113,6 +113,7 @@ def main():
     model_options = {name: getattr(args, name) for name in names}
     if args.worker:
         work(args.lengths[0], args.mode, **model_options)
+        end_process_groups()
         return
     results, rows = [], []
     for n, processes in product(args.lengths, args.processes):

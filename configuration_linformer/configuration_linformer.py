@@ -195,7 +195,7 @@ class LinformerConfig(PreTrainedConfig):
         global tokens fit.
         """
         multiple = math.lcm(*(size for size in (*self.block_sizes, *self.windows) if size))
-        return multiple * max(1, math.ceil(self.num_global_tokens / multiple))
+        return multiple * max(1, -(-self.num_global_tokens // multiple))
 
     @property
     def size_of_embeddings(self) -> int:

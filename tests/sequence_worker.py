@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 import modeling_linformer
 from configuration_linformer import LinformerConfig
+from transformers_linformer.process_groups import end_process_groups
 
 
 SIZES = {
@@ -223,8 +224,8 @@ def main(path, die=False):
     if dist.get_rank() == 0:
         with open(path, "w", encoding="utf-8") as file:
             json.dump(found, file)
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
     main(sys.argv[1], die="--die" in sys.argv)
+    end_process_groups()

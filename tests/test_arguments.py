@@ -1,7 +1,11 @@
 """Tests that arguments that cannot be used end a command with one line, on the command line and in a file."""
 
 import json
+import os
 import sys
+import time
+import types
+import weakref
 
 import pytest
 import torch
@@ -170,8 +174,32 @@ def test_a_library_that_an_argument_needs(tmp_path, monkeypatch):
     assert "\n" not in str(raised.value)
 
 
-def test_a_command_leaves_the_group_of_its_processes(tmp_path, monkeypatch):
+@pytest.mark.parametrize("fails", [False, True], ids=["success", "error"])
+def test_a_command_ends_the_threads_of_its_processes(fails, tmp_path, monkeypatch):
+    """A thread that outlives the interpreter can abort the process. The model, which refers to the group, is freed first."""
     monkeypatch.setattr(sys, "argv", ["linformer-mlm"])
-    group = {"init_method": f"file://{tmp_path}/store", "rank": 0, "world_size": 1}
-    run_command(lambda argv: torch.distributed.init_process_group("gloo", **group))
+    threads, freed = [], []
+
+    def main(argv):
+        before = set(os.listdir("/proc/self/task"))
+        group = {"init_method": f"file://{tmp_path}/store", "rank": 0, "world_size": 1}
+        torch.distributed.init_process_group("gloo", **group)
+        model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))
+        model.callback = types.SimpleNamespace(model=model)  # a cycle, as between Trainer and its callbacks
+        weakref.finalize(model.reducer, freed.append, "model")
+        weakref.finalize(torch.distributed.group.WORLD, freed.append, "group")
+        threads.extend(set(os.listdir("/proc/self/task")) - before)
+        if fails:
+            raise UsageError("no")
+
+    try:
+        run_command(main)
+    except SystemExit as end:
+        assert fails and str(end) == "linformer-mlm: error: no"
     assert not torch.distributed.is_initialized()
+    assert freed == ["model", "group"]
+    assert threads
+    until = time.monotonic() + 10  # the system may list a thread a moment longer
+    while alive := set(threads).intersection(os.listdir("/proc/self/task")):
+        assert time.monotonic() < until, alive
+        time.sleep(0.01)

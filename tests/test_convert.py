@@ -203,7 +203,8 @@ def test_by_default_the_first_64_tokens_are_global():
         (2048, {"projected_dim": [100, 70], "projection_type": "linear", "projection_sharing": "none"}, 64),
         (2048, {"block_size": [256, 0]}, 64),
         (2048, {"block_size": 0}, 0),
-        (48, {"block_size": 16, "projected_dim": 3}, 0),  # which are not as many
+        (256, {}, 64),
+        (255, {"block_size": 51, "projected_dim": 15}, 0),  # 68 are more than a quarter
         (2048, {"num_global_tokens": 0}, 0),
         (2048, {"num_global_tokens": 32}, 32),
     ):

@@ -181,6 +181,14 @@ def test_columns_that_are_not_clear(columns, asked, message):
         find_text_columns("train", Dataset.from_list([columns]), asked, "label")
 
 
+def test_the_labels_are_no_text():
+    """Whatever their column is called."""
+    data = Dataset.from_list([{"text": "good", "body": "a b"}])
+    assert find_text_columns("train", data, other="text ") == ("body",)
+    data = Dataset.from_list([{"question": "a", "sentence": "good"}])
+    assert find_text_columns("train", data, other="sentence") == ("question",)
+
+
 def test_a_column_of_text_and_numbers_is_no_text():
     with pytest.raises(UsageError, match="text of the train data does not hold text alone"):
         find_text_columns("train", json_dataset([{"text": 3}, {"text": "a"}]))

@@ -41,7 +41,7 @@ BLOCK = re.compile(r"^(?:<!-- not run: (?P<reason>.+?) -->\n)?```(?P<language>py
 # The environment that runs the tests has what this installs, and does not test itself
 SET_UP = re.compile(r"\bpip install [^\n&]*[^\n& ]|\bpytest$", re.M)
 # Documents whose blocks take minutes with real weights, and seconds with small ones
-SMALL = ("docs/conversion.md", "docs/tools.md")
+SMALL = ("docs/conversion.md", "docs/tools.md", "docs/training.md")
 # The demonstration, but for its length, which is that of its own test
 SHORTER = {"python run_mlm.py\n": f"python {ROOT}/run_mlm.py --demo --max_steps 2 --vocab_size 400 --use_cpu\n"}
 

@@ -442,6 +442,7 @@ def test_two_processes_train_as_one(labels, tmp_path):
         (reviews(), ("--text_column", "body"), "--text_column body: the train data has only 'text', 'label'"),
         (reviews(), ("--text_column", "a", "b", "c"), "--text_column takes one column, or two for a pair, not 3"),
         (reviews(), ("--text_column", "text", "text "), "--text_column text text  names a column twice: give it once"),
+        (reviews(), ("--text_column", "label "), "--text_column and --label_column both name label: give each a column"),
         (reviews(), ("--label_column=stars",), "--label_column stars: the train data has only 'text', 'label'"),
         ([{"text": "a", "label": label} for label in ("x", "", "y")], (), "row 2 of the train data has no label"),
         (

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import HfArgumentParser, TrainingArguments
 
 from .errors import UsageError, did_you_mean, file_error
+from .process_groups import end_process_groups
 
 
 # Of all other metrics more is better
@@ -254,10 +255,10 @@ def run_command(main):
         if message is None:
             raise
     else:
-        # A group that is left to the end of the process can abort it, as its threads may still run then
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        end_process_groups()
         return
+    # NCCL ends a group in all processes at once, and this may be the only one that has an error
+    end_process_groups(("gloo",))
     sys.exit(f"{Path(sys.argv[0]).name}: error: {message}")
 
 

@@ -209,7 +209,8 @@ def convert_to_linformer(
             the n positions, of which the first window holds the first position alone, and `conv` starts as mean pooling
             over k equal windows.
         num_global_tokens (`int`, *optional*): the number of tokens at the beginning that all blocks see exactly, as in
-            `LinformerConfig`. By default they are 64, or the next multiple of the windows. Without blocks there are none.
+            `LinformerConfig`. By default they are 64, or the next multiple of the windows. Without blocks, and where they
+            would be more than a quarter of n, there are none.
         encoder_only (`bool`): whether to leave the head out, which gives a `LinformerModel`.
         hub_kwargs: arguments of `from_pretrained`, such as `revision` or `token`.
 
@@ -305,11 +306,11 @@ def default_window(n, block_size):
 
 
 def default_global_tokens(n, projected_dim, block_size, projection_type):
-    """Returns 64 or the next multiple of all windows, or 0 where that many do not fit and in models without blocks."""
+    """Returns 64 or the next multiple of all windows, or 0 without blocks and where that is more than a quarter of n."""
     dims, sizes = ([value] if isinstance(value, int) else value for value in (projected_dim, block_size))
     window = 1 if projection_type == "linear" else math.lcm(*(max(1, n // max(1, k)) for k in dims))
     tokens = -(-64 // window) * window
-    return tokens if any(sizes) and tokens <= n else 0
+    return tokens if any(sizes) and 4 * tokens <= n else 0
 
 
 def set_far_token_limit(config, attended):

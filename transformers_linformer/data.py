@@ -269,12 +269,13 @@ def find_text_columns(split, dataset, asked=None, other=None):
     where a named column is missing or holds no text, and where it is not clear which columns to take.
     """
     columns = column_names(dataset)
-    named = next((names for names in TEXT_COLUMNS if set(names) <= set(columns)), None)
+    free = [column for column in columns if other is None or column.strip() != other.strip()]
+    named = next((names for names in TEXT_COLUMNS if set(names) <= set(free)), None)
     if asked is not None:
         named = tuple(find_column(split, columns, name, "text_column") for name in asked)
     if named is None:
         rows = list(islice(dataset, 1000))
-        named = tuple(column for column in columns if column != other and is_text([row[column] for row in rows]))
+        named = tuple(column for column in free if is_text([row[column] for row in rows]))
         if len(named) != 1:
             names = ", ".join(map(repr, columns))
             raise UsageError(

@@ -199,6 +199,8 @@ def find_texts(splits, data_args):
     columns, renamed = None, {}
     for split, dataset in splits.items():
         found = find_text_columns(split, dataset, columns or asked, data_args.label_column)
+        if (label := data_args.label_column.strip()) in map(str.strip, found):
+            raise UsageError(f"--text_column and --label_column both name {label}: give each a column of its own.")
         columns = columns or found
         names = {name: column for name, column in zip(found, columns, strict=True) if name != column}
         renamed[split] = dataset.rename_columns(names)

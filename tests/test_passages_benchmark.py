@@ -1,0 +1,127 @@
+"""Tests benchmarks.passages: what each reading sees, BM25, the standard errors, and a run of it on tiny documents."""
+
+import json
+import math
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from transformers import BertConfig, BertModel
+
+from benchmarks import passages
+from transformers_linformer.documents import read_document
+from transformers_linformer.tokenization import train_tokenizer
+
+
+PLACES = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu")
+PARTS = {"Houses": "They are built of stone and wood.", "Food": "People eat bread.", "Roads": "All lead to the sea."}
+DOCUMENTS = [
+    {"title": f"The city of {place}", "sections": [{"heading": part, "text": text} for part, text in PARTS.items()]}
+    for place in PLACES
+]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Returns a folder with a tiny encoder, its tokenizer, and a dataset in the folder `data`."""
+    folder = tmp_path_factory.mktemp("source")
+    texts = [read_document(document)["text"] for document in DOCUMENTS]
+    tokenizer = train_tokenizer(Dataset.from_dict({"text": texts}), 400, 512)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = BertConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, initializer_range=0.5, **sizes)
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    for split, documents in (("train", DOCUMENTS[:8]), ("test", DOCUMENTS[8:])):
+        Dataset.from_list(documents).to_parquet(folder / "data" / f"{split}.parquet")
+    return folder
+
+
+@pytest.fixture
+def arguments(source, tmp_path, monkeypatch):
+    """Returns the arguments of a run with pieces of 20 tokens, and the first 4 before them."""
+    monkeypatch.setattr(passages, "PIECE", 22)
+    monkeypatch.setattr(passages, "PREFIX", 4)
+    options = ["--model_name_or_path", source, "--dataset_name", source / "data", "--output_dir", tmp_path / "out"]
+    options += ["--seeds", 1, 2, "--documents", 8, "--tokens", 46, "--batch_size", 4]
+
+    def given(*readings):
+        monkeypatch.setattr(sys, "argv", ["passages", *map(str, options), "--readings", *readings])
+        return passages.parse_arguments()
+
+    return given
+
+
+@pytest.mark.parametrize("reading", ["pieces", "pieces+64", "pieces+title", "passages", "passages+64", "passages+title"])
+def test_a_reading_has_each_token_of_a_passage_once(arguments, reading):
+    search = passages.Search(arguments("pieces"))
+    document = search.examples[0]
+    title = len(search.tokenizer(DOCUMENTS[8]["title"], add_special_tokens=False)["input_ids"])
+    ids, owners = document["input_ids"], document["passage_ids"]
+    rows = passages.rows_of(reading, search.tokenizer)(document)
+    found = [pair for row in rows for pair in zip(*row) if pair[1] >= 0]
+    expected = [pair for pair in zip(ids, owners) if pair[1] >= 0]
+    assert sorted(found) == sorted(expected)
+    repeated = {"64": ids[1:5], "title": ids[1 : 1 + title]}.get(reading.partition("+")[2], [])
+    for number, (row, of_passage) in enumerate(rows):
+        assert len(row) == len(of_passage) <= 22 and row[0] == ids[0] and row[-1] == ids[-1]
+        if number > 0 or reading.startswith("passages"):
+            assert row[1 : 1 + len(repeated)] == repeated
+            if repeated:
+                assert of_passage[1 : 1 + len(repeated)] == [-1] * len(repeated)
+
+
+def test_bm25_is_as_defined(arguments):
+    search = passages.Search(arguments("bm25"))
+    scores = search.bm25(with_title=False)
+    texts = []
+    for document in search.examples:
+        for number in range(1 + max(document["passage_ids"])):
+            ids = [token for token, owner in zip(document["input_ids"], document["passage_ids"]) if owner == number]
+            texts.append(search.tokenizer.decode(ids).lower().replace(".", " ").split())
+    mean = sum(map(len, texts)) / len(texts)
+    queries = [query for document in search.examples for query in document["query_input_ids"]]
+    for row, query in enumerate(queries):
+        words = search.tokenizer.decode(query, skip_special_tokens=True).lower().replace(":", " ").split()
+        for column, text in enumerate(texts):
+            wanted = 0
+            for word in words:
+                number, count = sum(word in other for other in texts), Counter(text)[word]
+                weight = math.log(1 + (len(texts) - number + 0.5) / (number + 0.5))
+                wanted += weight * count * 2.2 / (count + 1.2 * (0.25 + 0.75 * len(text) / mean))
+            assert scores[row, column] == pytest.approx(wanted)
+
+
+def test_the_error_of_a_difference_is_over_documents_and_seeds():
+    generator = np.random.default_rng(0)
+    documents = [0, 0, 0, 1, 1, 2]
+    ours, theirs = ([{"seed": s, "ndcg": generator.random(6)} for s in seeds] for seeds in ((1, 2), (2, 1, 3)))
+    ours = [each | {"documents_of_queries": documents} for each in ours]
+    values = [ours[0]["ndcg"] - theirs[1]["ndcg"], ours[1]["ndcg"] - theirs[0]["ndcg"]]
+    mean = (values[0] + values[1]) / 2
+    clusters = [sum(mean[q] - mean.mean() for q in range(6) if documents[q] == document) for document in range(3)]
+    of_seeds = (values[0].mean() - values[1].mean()) ** 2 / 2 / 2
+    found, error = passages.difference(ours, theirs)
+    assert found == pytest.approx(mean.mean())
+    assert error == pytest.approx((sum(each**2 for each in clusters) / 36 + of_seeds) ** 0.5)
+
+
+def test_a_run(arguments, monkeypatch):
+    readings = ["bm25+title", "pieces", "pieces+64/mean", "pieces+document", "passages+title", "full"]
+    readings += ["attention_pool/b16/w8/g8", "hard_attention_pool/b16/w8/g8/f9/mean"]
+    args = arguments(*readings)
+    passages.main()
+    results = [json.loads(line) for line in (args.output_dir / "results.jsonl").read_text().splitlines()]
+    assert [(each["reading"], each["seed"]) for each in results] == [(name, seed) for seed in (1, 2) for name in readings]
+    assert all(len(each["ndcg"]) == 12 and 0 <= min(each["ndcg"]) for each in results)
+    by_name = {each["reading"]: each["ndcg"] for each in results}
+    # The title says which document, and there the passages are in the order of the words that they share with the title
+    assert sorted(by_name["bm25+title"]) == [0.5] * 4 + [0.6309] * 4 + [1] * 4
+    table = (args.output_dir / "passages.md").read_text()
+    assert all(f"| {name} | 2 | " in table for name in readings)
+    assert not list(args.output_dir.glob("unfinished-*"))
+    monkeypatch.setattr(passages.Search, "run", lambda *args, **kwargs: pytest.fail("a finished run was run again"))
+    passages.main()
