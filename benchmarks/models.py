@@ -14,7 +14,7 @@ from configuration_linformer import LinformerConfig
 from configuration_linformer.configuration_linformer import PROJECTION_SHARINGS, PROJECTION_TYPES
 from modeling_linformer import LinformerModel
 from transformers_linformer import attention_interface  # noqa: F401  registers the attention "linformer"
-from transformers_linformer.conversion import default_window
+from transformers_linformer.conversion import default_global_tokens, default_window
 
 
 VOCAB_SIZE = 1000
@@ -120,14 +120,10 @@ def linformer_fields(model, n):
 
 
 def linformer(sizes, n, **fields):
-    fields = {"projection_type": "attention_pool", "block_size": sizes.block_size} | fields
-    config = LinformerConfig(
-        **sizes.config_kwargs,
-        max_position_embeddings=n,
-        projected_dim=sizes.rows(n),
-        type_vocab_size=1,
-        **fields,
-    )
+    fields = {"projection_type": "attention_pool", "block_size": sizes.block_size, "projected_dim": sizes.rows(n)} | fields
+    tokens = default_global_tokens(n, fields["projected_dim"], fields["block_size"], fields["projection_type"])
+    fields = {"max_position_embeddings": n, "num_global_tokens": tokens, "type_vocab_size": 1} | fields
+    config = LinformerConfig(**sizes.config_kwargs, **fields)
     return LinformerModel(config, add_pooling_layer=False), sizes.num_hidden_layers
 
 
@@ -288,7 +284,9 @@ class Floor(nn.Module):
         self.layers, self.rows = sizes.num_hidden_layers, min(n, 512)
         self.size = min(block_size, n) or self.rows
         # An input of one block has no projected rows
-        blocks, keys = self.rows // self.size, (k if n > block_size else 0) + (self.size if block_size else 0)
+        tokens = default_global_tokens(n, k, block_size, "attention_pool")
+        shared = tokens + k - tokens * k // n  # global tokens, and the rows of other windows
+        blocks, keys = self.rows // self.size, (shared if n > block_size else 0) + (self.size if block_size else 0)
         self.X, self.E = tensor(n, d), None if block_size else tensor(k, n)
         self.key, self.value, self.query, self.dense = (tensor(d, d) for _ in range(4))
         self.up, self.down = tensor(d, 4 * d), tensor(4 * d, d)
@@ -328,6 +326,7 @@ def floor(sizes, n, block_size):
 MODELS = {
     "linformer": linformer,
     "linformer-whole": lambda sizes, n: linformer(sizes, n, inference_chunk_size=0),  # all tokens at once
+    "linformer-no-global": lambda sizes, n: linformer(sizes, n, num_global_tokens=0),
     **{f"linformer-{name}": partial(linformer, projection_type=name) for name in PROJECTION_TYPES},
     "linformer-paper": lambda sizes, n: linformer(sizes, n, projection_type="linear", block_size=0),
     "linformer-compiled": compiled,

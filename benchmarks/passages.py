@@ -25,7 +25,7 @@ reading of the documents is trained alike, by `PassageTrainer`, on other documen
 
 A vector of a passage is the mean of its tokens' last hidden states. nDCG@10 is the mean over queries, and its difference to
 another reading is paired by query. The standard errors take into account that the queries of a document are alike. Every
-finished run is a line in results.jsonl, and is not run again. The table is written to passages.md.
+finished run is a line in results.jsonl, and is not run again. The table is written to passages.md, and a plot to passages.png.
 """
 
 import argparse
@@ -309,22 +309,50 @@ def difference(ours, theirs):
     return mean.mean(), variance**0.5
 
 
-def make_table(results, references=("pieces", "pieces+64")):
+def by_reading(results):
     groups = {}
     for result in results:
         groups.setdefault(result["reading"], []).append(result)
-    rows = []
+    return groups
+
+
+def mean(group):
+    """Returns the mean nDCG@10 of results of one reading, and its standard error."""
+    return difference(group, [{"seed": each["seed"], "ndcg": np.zeros(len(each["ndcg"]))} for each in group])
+
+
+def make_table(results, references=("pieces", "pieces+64")):
+    groups, rows = by_reading(results), []
     for reading, group in groups.items():
-        zero = [{"seed": each["seed"], "ndcg": np.zeros(len(each["ndcg"]))} for each in group]
-        columns = [difference(group, zero)]
+        columns = [mean(group)]
         columns += [difference(group, groups.get(name, [])) if name != reading else None for name in references]
-        columns.append(difference([each | {"ndcg": each["ndcg_with_bm25"]} for each in group], zero))
+        columns.append(mean([each | {"ndcg": each["ndcg_with_bm25"]} for each in group]))
         cells = [f"{each[0]:.3f} ± {each[1]:.3f}" if each is not None else "" for each in columns]
         times = [[each[name] for each in group if name in each] for name in ("seconds_to_read", "seconds_to_train")]
         cells += [f"{statistics.mean(each):.2f}" if each else "" for each in times]
         rows.append([reading, len(group), *cells])
     header = ["reading", "seeds", "nDCG@10", *(f"minus {name}" for name in references), "with BM25"]
     return markdown_table([*header, "CPU seconds to read a document", "to train on one"], rows)
+
+
+def plot(results, path):
+    """Plots the nDCG@10 of each reading as a bar with its standard error, the best at the top."""
+    from matplotlib.figure import Figure
+
+    values = sorted((*mean(group), reading) for reading, group in by_reading(results).items())
+    colors = {"bm25": "0.6", "pieces": "C0", "passages": "C0"}
+    figure = Figure(figsize=(7.2, 0.4 * len(values) + 0.8), layout="constrained")
+    axes = figure.subplots()
+    axes.barh(
+        [reading for _, _, reading in values],
+        [value for value, _, _ in values],
+        xerr=[error for _, error, _ in values],
+        color=[colors.get(reading.partition("+")[0].partition("/")[0], "C3") for _, _, reading in values],
+    )
+    axes.set(xlabel="nDCG@10 of passages (red: complete documents, blue: their parts)")
+    axes.grid(axis="x", color="0.9")
+    axes.set_axisbelow(True)
+    figure.savefig(path, dpi=150)
 
 
 def main():
@@ -342,6 +370,7 @@ def main():
     results = [each for each in read_results(args.output_dir / "results.jsonl") if common.items() <= each.items()]
     table = make_table(results)
     (args.output_dir / "passages.md").write_text(table + "\n", encoding="utf-8")
+    plot(results, args.output_dir / "passages.png")
     print(table)
 
 

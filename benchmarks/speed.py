@@ -13,7 +13,8 @@ other load affects all alike. Times are CPU times of one thread, or, on a GPU, t
 measured in one process per model and length, and is what comes on top of the weights. Times are per layer. A model that
 takes longer than `--max_seconds` at one length is left out at the later ones.
 
-`linformer` is what a conversion gives by default: blocks, and rows of `attention_pool`. `roberta-pieces` is what people do
+`linformer` is what a conversion gives by default: blocks, rows of `attention_pool`, and 64 global tokens, which
+`linformer-no-global` lacks. `roberta-pieces` is what people do
 with a long document: it is cut into pieces of 512 tokens, which RoBERTa reads one after another. `floor` is the matrix
 products of the Linformer and nothing else: no pooling, no softmax, no norm, no GELU, no allocation. `linformer-paper` and
 `floor-paper` have no blocks.

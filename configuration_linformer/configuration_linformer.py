@@ -72,9 +72,9 @@ class LinformerConfig(PreTrainedConfig):
         input of at most b tokens gets full attention. Except with `"linear"`, b has to be a divisor or a multiple of w. A list
         gives one size per layer. 0 is the attention of the paper, to the projected rows alone.
     num_global_tokens (`int`, *optional*, defaults to 0):
-        g: the first g tokens of a sequence are keys of every block, exactly, beside the block's own tokens. Their windows have
-        no rows, so g has to be a multiple of w. In pairs of a question and a document, these tokens hold the question.
-        Without blocks, they are keys of every token beside the projected rows.
+        g: the first g tokens of a sequence are keys of every block, exactly, beside the block's own tokens. The rows of
+        their windows are left out, so g has to be a multiple of w. In pairs of a question and a document, these tokens hold
+        the question. Without blocks, they are keys of every token beside the projected rows.
     far_token_limit (`int`, *optional*):
         With blocks and a pooling, the largest number of tokens outside a block that are counted in its softmax, global tokens
         not included. If a sequence has more, each projected row counts for proportionally fewer tokens, so that nearby tokens

@@ -136,6 +136,9 @@ def position_bias(tokens, block_size, num_keys, E, far_token_limit, relative_bia
             far = far.masked_fill((firsts <= positions[:, -1:]) & (lasts >= positions[:, :1]), left_out(dtype))
         if window is None:
             far = far.masked_fill(for_all_keys((outside == 0).expand(-1, -1, num_rows)), left_out(dtype))
+        elif num_global:  # no block attends to the rows of their windows
+            is_row = torch.arange(len(firsts), device=device) >= num_global
+            far = far.masked_fill(is_row & (firsts < num_global), left_out(dtype))
     own = torch.zeros_like(is_token, dtype=dtype).masked_fill(~is_token, left_out(dtype))
     bias = torch.cat([own.expand(far.shape[0], -1, -1), far], dim=-1) if block_size else far
     bias = bias[:, :, None, None]

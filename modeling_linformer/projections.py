@@ -10,10 +10,10 @@ general projections: each row stands for one window of w = n / k consecutive pos
     row         |--0--| |--1--| |---2---|     an input of m positions has ceil(m / w) rows
 
 A row of a window follows from that window alone. A window of padding alone is left out. The first g tokens of a sequence are
-global if the configuration says so. Then they are keys themselves, and the rows of their windows are left out:
+global if the configuration says so. Then they are keys themselves, and no block attends to the rows of their windows:
 
     position    0 1 2 3 4 5 6 7 8 9 10 11     g = 4
-    keys        0 1 2 3 |--1--| |---2---|     the keys that all blocks share: g tokens, and then the rows
+    keys        0 1 2 3   .   |--1--| |---2---|     the keys that all blocks share: g tokens, and then the rows
 
 In the shapes that comments and docstrings give, B is the batch size, n' the length of the input (n is the longest one that the
 model reads), k the number of rows, w the size of a window, g that of global tokens, h that of heads, d the hidden size, and
@@ -195,14 +195,9 @@ class LinformerProjection(nn.Module):
         """Returns E 1, (B or 1, k, 1, 1): the sum of each row of E over the tokens of a sequence."""
         return self(torch.ones(tokens.totals.shape[0], tokens.length, 1, 1, dtype=dtype, device=tokens.device), tokens)
 
-    @property
-    def first_row(self):
-        """Returns the number of rows before the first one that counts: those of global tokens. A compiled model has them."""
-        return 0 if self.window is None or torch.compiler.is_compiling() else self.num_global_tokens // self.window
-
     def num_rows(self, length):
-        """Returns the number of rows of a sequence of `length` positions, from `first_row` on."""
-        return max(0, number_of_parts(length, self.window) - self.first_row)
+        """Returns the number of rows of a sequence of `length` positions, those of global tokens included."""
+        return number_of_parts(length, self.window)
 
     def num_keys(self, tokens, n):
         """Returns (g, k): how many keys of either kind all blocks share. A compiled model has those of n positions."""
@@ -212,18 +207,15 @@ class LinformerProjection(nn.Module):
     def spans(self, num_keys, device):
         """Returns the first and the last position of those that each of (g, k) shared keys stands for, (g + k) each."""
         tokens, rows = (torch.arange(number, device=device) for number in num_keys)
-        firsts = (rows + self.first_row) * self.window
+        firsts = rows * self.window
         lasts = firsts + self.window - 1
         return (torch.cat([tokens, firsts]), torch.cat([tokens, lasts])) if num_keys[0] else (firsts, lasts)
 
     def counts(self, tokens):
         """Returns (B or 1, g + k), the number of tokens that each key stands for that all blocks share."""
-        counts = tokens.counts_of_windows(self.window)[:, self.first_row :]
+        counts = tokens.counts_of_windows(self.window)
         if self.num_global_tokens == 0:
             return counts
-        if torch.compiler.is_compiling():
-            rows = torch.arange(counts.shape[1], device=counts.device)
-            counts = counts * (rows >= self.num_global_tokens // self.window)
         return torch.cat([tokens.are_first_tokens(self.num_global_tokens), counts], dim=1)
 
     def share(self, query, key, value, tokens, F, scaling):
@@ -245,13 +237,13 @@ class LinformerProjection(nn.Module):
 
     def with_global_tokens(self, states, rows, tokens):
         """
-        Returns (B, g + k, ...): the global tokens among `states`, (B, n', ...), and the `rows` of other windows than theirs.
-        Only the first part of a sequence has global tokens. Where rows are sums, those of the other parts are 0.
+        Returns (B, g + k, ...): the global tokens among `states`, (B, n', ...), and the `rows`. Only the first part of a
+        sequence has global tokens. Where rows are sums, those of the other parts are 0.
         """
         if self.num_global_tokens == 0:
             return rows
         if tokens.offset == 0:
-            return torch.cat([first_positions(states, self.num_global_tokens), rows[:, self.first_row :]], dim=1)
+            return torch.cat([first_positions(states, self.num_global_tokens), rows], dim=1)
         missing = 0 if self.window else min(self.num_global_tokens, tokens.seq_length)
         return nn.functional.pad(rows, (0, 0) * (rows.dim() - 2) + (missing, 0))
 

@@ -114,7 +114,7 @@ class SharedTokens(Tokens):
             keys = self.sum(keys)
         else:
             num_global, num_rows = E.num_keys(self, self.seq_length)
-            before = num_global + self.offset // E.window - E.first_row if self.offset else 0
+            before = num_global + self.offset // E.window if self.offset else 0
             keys = self.join(keys, before, num_global + num_rows)
         keys = iter(keys.split([field[0, 0].numel() for field in present], dim=-1))
         return SharedKeys(

@@ -143,16 +143,16 @@ MUTANTS = [
     ),
     (
         "rows of global tokens count, too",
-        PROJECTIONS,
-        "torch.compiler.is_compiling() else self.num_global_tokens // self.window",
-        "torch.compiler.is_compiling() else 0",
+        ATTENTION,
+        "elif num_global:  # no block attends",
+        "elif False:",
         FORMULA,
     ),
     (
         "the global tokens are those of another process",
         PARALLEL,
-        "before = num_global + self.offset // E.window - E.first_row if self.offset else 0",
-        "before = num_global + self.offset // E.window - E.first_row if self.offset else num_global",
+        "before = num_global + self.offset // E.window if self.offset else 0",
+        "before = num_global + self.offset // E.window if self.offset else num_global",
         SHARED,
     ),
     (

@@ -110,6 +110,7 @@ def test_the_error_of_a_difference_is_over_documents_and_seeds():
 
 
 def test_a_run(arguments, monkeypatch):
+    pytest.importorskip("matplotlib", reason="the plot needs matplotlib")
     readings = ["bm25+title", "pieces", "pieces+64/mean", "pieces+document", "passages+title", "full"]
     readings += ["attention_pool/b16/w8/g8", "hard_attention_pool/b16/w8/g8/f9/mean"]
     args = arguments(*readings)
@@ -122,6 +123,6 @@ def test_a_run(arguments, monkeypatch):
     assert sorted(by_name["bm25+title"]) == [0.5] * 4 + [0.6309] * 4 + [1] * 4
     table = (args.output_dir / "passages.md").read_text()
     assert all(f"| {name} | 2 | " in table for name in readings)
-    assert not list(args.output_dir.glob("unfinished-*"))
+    assert not list(args.output_dir.glob("unfinished-*")) and (args.output_dir / "passages.png").is_file()
     monkeypatch.setattr(passages.Search, "run", lambda *args, **kwargs: pytest.fail("a finished run was run again"))
     passages.main()
