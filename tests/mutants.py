@@ -145,7 +145,7 @@ MUTANTS = [
         "rows of global tokens count, too",
         ATTENTION,
         "elif num_global:  # no block attends",
-        "elif False:",
+        "elif False:  # no block attends",
         FORMULA,
     ),
     (
