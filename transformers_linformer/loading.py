@@ -22,6 +22,7 @@ from transformers.utils import cached_file
 import modeling_linformer  # noqa: F401  (registers the Linformer with the Auto classes)
 
 from .errors import UsageError, first_line
+from .families import FAMILIES
 
 
 logger = transformers.utils.logging.get_logger("transformers.linformer.loading")
@@ -37,7 +38,9 @@ def max_input_length(config):
 
     Raises `ValueError` if the configuration lacks that index.
     """
-    starts_after_padding = "roberta" in config.model_type or config.model_type in ("camembert", "longformer", "mpnet")
+    family = FAMILIES.get(config.model_type)
+    # Some kin of RoBERTa is trained here, but not converted
+    starts_after_padding = family.positions_after_padding if family else "roberta" in config.model_type
     if starts_after_padding and config.pad_token_id is None:
         raise ValueError(
             f"`pad_token_id` is None, but the positions of the type {config.model_type} begin after it: set it in config.json,"
