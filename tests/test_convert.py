@@ -617,6 +617,21 @@ def test_a_folder_of_sentence_transformers(tmp_path):
         convert_to_linformer(folder)
 
 
+def test_the_command_reads_the_modules_and_the_configuration_once(tmp_path, monkeypatch):
+    folder = write_source(make_source("BertModel"), tmp_path / "source")
+    (folder / "modules.json").write_text(json.dumps([{"path": "", "type": "sentence_transformers.models.Transformer"}]))
+    found, read_text, load = [], Path.read_text, AutoConfig.from_pretrained
+
+    def count(*args, **kwargs):
+        found.append(sys._getframe(1).f_globals["__name__"].partition(".")[0])  # transformers' tokenizers call it, too
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", count)
+    monkeypatch.setattr(Path, "read_text", lambda path, **kwargs: found.append(path.name) or read_text(path, **kwargs))
+    main([f"--model_name_or_path={folder}", f"--output_dir={tmp_path / 'out'}", f"--projected_dim={K}"])
+    assert (found.count("modules.json"), found.count("transformers_linformer")) == (1, 1)
+
+
 def test_arguments_may_stand_in_a_file(tmp_path):
     folder = write_source(make_source("BertModel"), tmp_path / "source")
     arguments = {"model_name_or_path": str(folder), "output_dir": str(tmp_path / "out"), "projected_dim": [K, 5]}

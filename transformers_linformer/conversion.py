@@ -12,7 +12,7 @@ import re
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 from transformers.activations import ACT2FN
 
 import modeling_linformer
@@ -20,8 +20,9 @@ from configuration_linformer import LinformerConfig
 from modeling_linformer.projections import LinformerLearnedProjection
 
 from .families import FAMILIES
-from .loading import check_adapters, check_finite, load_weights, max_input_length, read_modules, with_subfolder
+from .loading import check_finite, load_weights, max_input_length
 from .sentence_modules import cross_encoder_activation
+from .source import Source
 
 
 logger = transformers.utils.logging.get_logger("transformers.linformer.conversion")
@@ -48,7 +49,7 @@ def convert_to_linformer(
     for one position (k = n) and the projection is not `linear`. So train the model further.
 
     Args:
-        model_or_name: the model, or the folder or the Hub name of its checkpoint. If it is a model of
+        model_or_name: the model, or the folder or the Hub name of its checkpoint, or a `Source` of it. If it is a model of
             sentence-transformers, its transformer is converted; `write_sentence_modules` writes the rest of it. Where that
             pools the tokens, the head is left out.
         projected_dim (`int` or `list[int]`, *optional*): k, or one k per layer. Except with `linear`, it has to divide n, and
@@ -67,30 +68,28 @@ def convert_to_linformer(
             `LinformerConfig`. By default they are 64, or the next multiple of the windows. Without blocks, and where they
             would be more than a quarter of n, there are none.
         encoder_only (`bool`): whether to leave the head out, which gives a `LinformerModel`.
-        hub_kwargs: arguments of `from_pretrained`, such as `revision` or `token`.
+        hub_kwargs: arguments of `from_pretrained`, such as `revision` or `token`. A `Source` has its own.
 
     Raises `ValueError`, which names what does not fit, for a model that cannot be converted, and `OSError` if there is no
     model to load.
     """
     if isinstance(model_or_name, PreTrainedModel):
-        source = model_or_name.base_model if encoder_only else model_or_name
-        config, class_name = source.config, type(source).__name__
-        check_class(source)
-    elif not isinstance(model_or_name, (str, os.PathLike)):
+        model = model_or_name.base_model if encoder_only else model_or_name
+        config, class_name = model.config, type(model).__name__
+        check_class(model)
+    elif not isinstance(model_or_name, (str, os.PathLike, Source)):
         raise ValueError(
             f"the source is a {type(model_or_name).__name__}, and must be a model of transformers, a folder, or a name on the"
             " Hub: give the model that it holds (`model[0].auto_model` of a SentenceTransformer, `model.module` of a"
             " DataParallel, `model.merge_and_unload()` of a PeftModel)."
         )
     else:
-        if str(model_or_name).endswith(".pt"):
-            raise ValueError(f"{model_or_name} looks like a checkpoint of fairseq, which `convert_fairseq_linformer` reads.")
-        source = None
+        source = Source.of(model_or_name, **hub_kwargs)
+        if str(source.name).endswith(".pt"):
+            raise ValueError(f"{source.name} looks like a checkpoint of fairseq, which `convert_fairseq_linformer` reads.")
+        model, config = None, source.config
         # sentence-transformers pools the tokens of the encoder, whatever head the configuration names
-        encoder_only = encoder_only or len(read_modules(model_or_name, **hub_kwargs)[1]) > 1
-        hub_kwargs = with_subfolder(model_or_name, **hub_kwargs)
-        check_adapters(model_or_name, **hub_kwargs)
-        config = AutoConfig.from_pretrained(model_or_name, **hub_kwargs)
+        encoder_only = encoder_only or len(source.modules) > 1
         class_name = None if encoder_only else (config.architectures or [None])[0]
 
     # Everything that may be refused is refused before the weights are loaded
@@ -124,7 +123,7 @@ def convert_to_linformer(
         activation = cross_encoder_activation(config)
         if activation is not None:  # where `CrossEncoder` looks for it
             target_config.sentence_transformers = {"activation_fn": activation}
-    state = copied_state(source) if source is not None else load_state(model_or_name, config, class_name, hub_kwargs)
+    state = load_state(source, class_name) if model is None else {name: t.clone() for name, t in state_of(model).items()}
     state = rename(family.prepare(state, config), names)
     positions = "linformer.embeddings.position_embeddings.weight"
     state[positions] = state[positions][-positions_of_source:][:max_position_embeddings].clone()
@@ -216,17 +215,17 @@ def check_encoder(config):
         )
 
 
-def load_state(name, config, class_name, hub_kwargs):
+def load_state(source, class_name):
     """Returns the state of a checkpoint, see `load_weights`. Raises `ValueError` if a part of its head is missing, too."""
     source_class = AutoModel if class_name is None else getattr(transformers, class_name)
-    source, missing, other_sizes = load_weights(source_class, name, config, dtype="auto", **hub_kwargs)
+    model, missing, other_sizes = load_weights(source_class, source.name, source.config, dtype="auto", **source.kwargs)
     if missing or other_sizes:
         raise ValueError(
-            f"{name} lacks weights of a {type(source).__name__}, which would be random:"
+            f"{source.name} lacks weights of a {type(model).__name__}, which would be random:"
             f" {', '.join(sorted(missing | other_sizes.keys()))}. Convert the encoder alone, with encoder_only=True"
             " (--encoder_only)."
         )
-    return state_of(source)
+    return state_of(model)
 
 
 # Weights
@@ -236,10 +235,6 @@ def state_of(model):
     """Returns the model's tensors by their names, which are those of a model with a head, even if it has none."""
     prefix = "" if hasattr(model, model.base_model_prefix) else f"{model.base_model_prefix}."
     return {prefix + name: tensor for name, tensor in model.state_dict().items()}
-
-
-def copied_state(model):
-    return {name: tensor.clone() for name, tensor in state_of(model).items()}
 
 
 def rename(state, names):
