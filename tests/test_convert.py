@@ -291,6 +291,11 @@ def test_the_configuration_is_kept():
     assert (config.hidden_dropout_prob, config.attention_probs_dropout_prob, config.hidden_act) == (0.2, 0.3, "relu")
     assert config.type_vocab_size == 1
 
+    # Fields that only other families read
+    others = {"embedding_size": 20, "relative_attention_num_buckets": 16, "inner_group_num": 2, "rescale_embeddings": True}
+    source = make_source("BertModel", **others)
+    assert_same(convert_to_linformer(source, projected_dim=K), source, make_inputs(source, [K, 4]))
+
 
 @pytest.mark.parametrize("class_name", ["BertForMaskedLM", "RobertaForMaskedLM", "DistilBertForMaskedLM"])
 @pytest.mark.parametrize("tied", [True, False])

@@ -24,12 +24,11 @@ HEADS = {
     "ForMultipleChoice": ("LinformerForMultipleChoice", {"classifier.": "choice_classifier."}),
 }
 
-# Fields of the source's configuration that the Linformer has, too
+# Fields of a source's configuration, of any family, that the Linformer has, too
 CARRIED_FIELDS = """
-    vocab_size hidden_size embedding_size relative_attention_num_buckets num_hidden_layers num_attention_heads
-    intermediate_size hidden_act hidden_dropout_prob attention_probs_dropout_prob classifier_dropout type_vocab_size
-    initializer_range layer_norm_eps pad_token_id bos_token_id eos_token_id cls_token_id sep_token_id tie_word_embeddings
-    chunk_size_feed_forward id2label label2id problem_type
+    vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act hidden_dropout_prob
+    attention_probs_dropout_prob classifier_dropout type_vocab_size initializer_range layer_norm_eps pad_token_id bos_token_id
+    eos_token_id cls_token_id sep_token_id tie_word_embeddings chunk_size_feed_forward id2label label2id problem_type
 """.split()
 
 # Fields that have only one possible value in every family, and why
@@ -57,8 +56,8 @@ class Family:
     names: dict[str, str | None]
     head_names: dict[str, dict] = field(default_factory=dict)  # for the end of a class name, in place of those in `HEADS`
     other_heads: dict[str, str] = field(default_factory=dict)  # for the end of a class name why that head does not fit
-    fields: dict[str, str] = field(default_factory=dict)  # the family's names of some of CARRIED_FIELDS
-    constants: dict[str, object] = field(default_factory=dict)  # of CARRIED_FIELDS, those that are constants in its code
+    fields: dict[str, str] = field(default_factory=dict)  # more such fields, and others' names in the family
+    constants: dict[str, object] = field(default_factory=dict)  # those of them that are constants in its code
     required: dict[str, tuple] = field(default_factory=dict)  # for a field its only possible value, and why
     masked_lm_has_gelu: bool = False  # whether that head has GELU, as the Linformer's, whatever `hidden_act` is
     positions_after_padding: bool = False  # whether the positions start after the index of padding
@@ -66,7 +65,7 @@ class Family:
 
     def carried_fields(self, config):
         """Returns the fields of the source's configuration that a Linformer has, too, under the Linformer's names."""
-        names = {name: self.fields.get(name, name) for name in CARRIED_FIELDS}
+        names = dict(zip(CARRIED_FIELDS, CARRIED_FIELDS)) | self.fields
         return self.constants | {name: getattr(config, own) for name, own in names.items() if hasattr(config, own)}
 
     def check(self, config):
@@ -166,6 +165,7 @@ ELECTRA = Family(
         "generator_predictions.LayerNorm.": "lm_head.layer_norm.",
         "generator_lm_head.": "lm_head.decoder.",
     },
+    fields={"embedding_size": "embedding_size"},
     other_heads={
         "ForSequenceClassification": "applies GELU where a Linformer's applies tanh",
         "ForMultipleChoice": "applies GELU where a Linformer's applies tanh",
@@ -195,7 +195,7 @@ ALBERT = Family(
         "ForSequenceClassification": {"albert.pooler.": "classifier.dense.", "classifier.": "classifier.out_proj."},
         "ForPreTraining": {"albert.pooler.": None, "sop_classifier.": None},  # its masked-LM head does not use the pooler
     },
-    fields={"classifier_dropout": "classifier_dropout_prob"},
+    fields={"embedding_size": "embedding_size", "classifier_dropout": "classifier_dropout_prob"},
     required={"inner_group_num": (1, "but only ALBERTs with 1 can be converted.")},
     prepare=unshare_layers,
 )
@@ -209,6 +209,7 @@ MPNET = Family(
         ".attention.attn.o.": ".attention.output.dense.",
         ".attention.LayerNorm.": ".attention.output.LayerNorm.",
     },
+    fields={"relative_attention_num_buckets": "relative_attention_num_buckets"},
     constants={"type_vocab_size": 1},  # it has no embeddings of token types, either
     required={
         "relative_attention_num_buckets": (
