@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import transformers
+from transformers.activations import ACT2FN
 
 
 # For the end of the source's class name the Linformer's class, and the names of that head's tensors where they differ
@@ -74,6 +75,11 @@ class Family:
             value = getattr(config, name, None)  # None is for the default
             if value is not None and value != wanted:
                 raise ValueError(f"`{name}` is {value!r}, {why}")
+        activation = self.carried_fields(config)["hidden_act"]
+        if activation not in ACT2FN:
+            raise ValueError(
+                f"`hidden_act` is {activation!r}, which is no activation function that this version of transformers has."
+            )
 
     def find_names(self, config, class_name):
         """
