@@ -291,6 +291,11 @@ def test_the_configuration_is_kept():
     assert (config.hidden_dropout_prob, config.attention_probs_dropout_prob, config.hidden_act) == (0.2, 0.3, "relu")
     assert config.type_vocab_size == 1
 
+    # Fields that only other families read
+    others = {"embedding_size": 20, "relative_attention_num_buckets": 16, "inner_group_num": 2, "rescale_embeddings": True}
+    source = make_source("BertModel", **others)
+    assert_same(convert_to_linformer(source, projected_dim=K), source, make_inputs(source, [K, 4]))
+
 
 @pytest.mark.parametrize("class_name", ["BertForMaskedLM", "RobertaForMaskedLM", "DistilBertForMaskedLM"])
 @pytest.mark.parametrize("tied", [True, False])
@@ -615,6 +620,21 @@ def test_a_folder_of_sentence_transformers(tmp_path):
         main([*arguments[:3], str(tmp_path / "other")])
     with pytest.raises(ValueError, match="modules.json names no module of the type Transformer"):
         convert_to_linformer(folder)
+
+
+def test_the_command_reads_the_modules_and_the_configuration_once(tmp_path, monkeypatch):
+    folder = write_source(make_source("BertModel"), tmp_path / "source")
+    (folder / "modules.json").write_text(json.dumps([{"path": "", "type": "sentence_transformers.models.Transformer"}]))
+    found, read_text, load = [], Path.read_text, AutoConfig.from_pretrained
+
+    def count(*args, **kwargs):
+        found.append(sys._getframe(1).f_globals["__name__"].partition(".")[0])  # transformers' tokenizers call it, too
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", count)
+    monkeypatch.setattr(Path, "read_text", lambda path, **kwargs: found.append(path.name) or read_text(path, **kwargs))
+    main([f"--model_name_or_path={folder}", f"--output_dir={tmp_path / 'out'}", f"--projected_dim={K}"])
+    assert (found.count("modules.json"), found.count("transformers_linformer")) == (1, 1)
 
 
 def test_arguments_may_stand_in_a_file(tmp_path):

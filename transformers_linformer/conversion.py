@@ -1,8 +1,7 @@
 # Copyright 2026 The transformers-linformer authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Converts a pretrained BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ELECTRA, ALBERT, MPNet, Longformer or BigBird
-into a Linformer.
+Converts a pretrained model of one of the `families` into a Linformer.
 
 All weights are kept, and the head, too. Only E and F, the projections along the sequence, are new.
 """
@@ -13,163 +12,19 @@ import re
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModel, PreTrainedModel
-from transformers.activations import ACT2FN
+from transformers import AutoModel, PreTrainedModel
 
 import modeling_linformer
 from configuration_linformer import LinformerConfig
 from modeling_linformer.projections import LinformerLearnedProjection
 
-from .loading import check_adapters, check_finite, load_weights, max_input_length, read_modules, with_subfolder
+from .families import FAMILIES
+from .loading import check_finite, load_weights, max_input_length
 from .sentence_modules import cross_encoder_activation
+from .source import Source
 
 
 logger = transformers.utils.logging.get_logger("transformers.linformer.conversion")
-
-
-# Names of tensors. Each table maps parts of the names in the source to parts of the Linformer's names. Where two entries
-# fit, the first one counts. A name in which no entry occurs is the same in both. None means that the Linformer has no tensor
-# in whose name this part occurs.
-
-BERT = {
-    "bert.": "linformer.",
-    "cls.predictions.transform.dense.": "lm_head.dense.",
-    "cls.predictions.transform.LayerNorm.": "lm_head.layer_norm.",
-    "cls.predictions.": "lm_head.",
-}
-ROBERTA = {"roberta.": "linformer."}
-LONGFORMER = {"_global.": None, "longformer.": "linformer."}
-ELECTRA = {
-    "electra.embeddings_project.": "linformer.embeddings.projection.",
-    "electra.": "linformer.",
-    "generator_predictions.dense.": "lm_head.dense.",
-    "generator_predictions.LayerNorm.": "lm_head.layer_norm.",
-    "generator_lm_head.": "lm_head.decoder.",
-}
-ALBERT = {
-    "albert.encoder.embedding_hidden_mapping_in.": "linformer.embeddings.projection.",
-    "albert.pooler.": "linformer.pooler.dense.",
-    "albert.": "linformer.",
-    ".attention.query.": ".attention.self.query.",
-    ".attention.key.": ".attention.self.key.",
-    ".attention.value.": ".attention.self.value.",
-    ".attention.dense.": ".attention.output.dense.",
-    ".attention.LayerNorm.": ".attention.output.LayerNorm.",
-    ".ffn.": ".intermediate.dense.",
-    ".ffn_output.": ".output.dense.",
-    ".full_layer_layer_norm.": ".output.LayerNorm.",
-    "predictions.dense.": "lm_head.dense.",
-    "predictions.LayerNorm.": "lm_head.layer_norm.",
-    "predictions.": "lm_head.",
-}
-MPNET = {
-    "mpnet.": "linformer.",
-    ".attention.attn.q.": ".attention.self.query.",
-    ".attention.attn.k.": ".attention.self.key.",
-    ".attention.attn.v.": ".attention.self.value.",
-    ".attention.attn.o.": ".attention.output.dense.",
-    ".attention.LayerNorm.": ".attention.output.LayerNorm.",
-}
-BIG_BIRD = {"bert.pooler.": "linformer.pooler.dense.", **BERT}
-DISTILBERT = {
-    "distilbert.embeddings.": "linformer.embeddings.",
-    "distilbert.transformer.layer.": "linformer.encoder.layer.",
-    ".attention.q_lin.": ".attention.self.query.",
-    ".attention.k_lin.": ".attention.self.key.",
-    ".attention.v_lin.": ".attention.self.value.",
-    ".attention.out_lin.": ".attention.output.dense.",
-    ".sa_layer_norm.": ".attention.output.LayerNorm.",
-    ".ffn.lin1.": ".intermediate.dense.",
-    ".ffn.lin2.": ".output.dense.",
-    ".output_layer_norm.": ".output.LayerNorm.",
-    "vocab_transform.": "lm_head.dense.",
-    "vocab_layer_norm.": "lm_head.layer_norm.",
-    "vocab_projector.": "lm_head.decoder.",
-}
-# For each `model_type` the start of its class names, and its table
-FAMILIES = {
-    "bert": ("Bert", BERT),
-    "roberta": ("Roberta", ROBERTA),
-    "xlm-roberta": ("XLMRoberta", ROBERTA),
-    "camembert": ("Camembert", ROBERTA),
-    "distilbert": ("DistilBert", DISTILBERT),
-    "electra": ("Electra", ELECTRA),
-    "albert": ("Albert", ALBERT),
-    "mpnet": ("MPNet", MPNET),
-    "longformer": ("Longformer", LONGFORMER),
-    "big_bird": ("BigBird", BIG_BIRD),
-}
-
-# For the end of the source's class name the Linformer's class, and the names of that head's tensors where they differ
-HEADS = {
-    "Model": ("LinformerModel", {}),
-    "ForPreTraining": ("LinformerForMaskedLM", {"bert.pooler.": None, "cls.seq_relationship.": None}),
-    "ForMaskedLM": ("LinformerForMaskedLM", {}),
-    "ForSequenceClassification": ("LinformerForSequenceClassification", {}),
-    "ForTokenClassification": ("LinformerForTokenClassification", {}),
-    "ForQuestionAnswering": ("LinformerForQuestionAnswering", {}),
-    "ForMultipleChoice": ("LinformerForMultipleChoice", {"classifier.": "choice_classifier."}),
-}
-# Names of a head's tensors in one family. The classifiers of BERT and ALBERT consist of the pooler and a layer. RoBERTa and
-# the Linformer have both in one module. Some heads of BigBird and ALBERT have a pooler that they do not use.
-OWN_NAMES = {
-    ("Bert", "ForSequenceClassification"): {"bert.pooler.dense.": "classifier.dense.", "classifier.": "classifier.out_proj."},
-    ("Albert", "ForSequenceClassification"): {"albert.pooler.": "classifier.dense.", "classifier.": "classifier.out_proj."},
-    ("Albert", "ForPreTraining"): {"albert.pooler.": None, "sop_classifier.": None},
-    ("BigBird", "ForMaskedLM"): {"bert.pooler.": None},
-    ("BigBird", "ForTokenClassification"): {"bert.pooler.": None},
-}
-
-# Heads that a family has in another form, and why they do not fit
-OTHER_HEADS = {
-    **{
-        ("DistilBert", head): "applies ReLU where a Linformer's applies tanh"
-        for head in ("ForSequenceClassification", "ForMultipleChoice")
-    },
-    **{
-        ("Longformer", head): "reads tokens with global attention, for which a Linformer has no weights"
-        for head in ("ForSequenceClassification", "ForMultipleChoice", "ForQuestionAnswering")
-    },
-    ("Electra", "ForSequenceClassification"): "applies GELU where a Linformer's applies tanh",
-    ("Electra", "ForMultipleChoice"): "applies GELU where a Linformer's applies tanh",
-    ("Electra", "ForPreTraining"): "tells replaced tokens, which none of a Linformer's does",
-    ("BigBird", "ForSequenceClassification"): "has its own activation function where a Linformer's applies tanh",
-    ("BigBird", "ForQuestionAnswering"): "has a layer more than a Linformer's",
-}
-
-# Fields of the source's configuration that the Linformer has, too, and the names that DistilBERT gives to some of them
-CARRIED_FIELDS = (
-    "vocab_size",
-    "hidden_size",
-    "embedding_size",
-    "relative_attention_num_buckets",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "hidden_act",
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "classifier_dropout",
-    "type_vocab_size",
-    "initializer_range",
-    "layer_norm_eps",
-    "pad_token_id",
-    "bos_token_id",
-    "eos_token_id",
-    "cls_token_id",
-    "sep_token_id",
-    "tie_word_embeddings",
-    "chunk_size_feed_forward",
-    "id2label",
-    "label2id",
-    "problem_type",
-)
-DISTILBERT_FIELDS = {
-    "intermediate_size": "hidden_dim",
-    "hidden_act": "activation",
-    "hidden_dropout_prob": "dropout",
-    "attention_probs_dropout_prob": "attention_dropout",
-}
 
 
 def convert_to_linformer(
@@ -193,7 +48,7 @@ def convert_to_linformer(
     for one position (k = n) and the projection is not `linear`. So train the model further.
 
     Args:
-        model_or_name: the model, or the folder or the Hub name of its checkpoint. If it is a model of
+        model_or_name: the model, or the folder or the Hub name of its checkpoint, or a `Source` of it. If it is a model of
             sentence-transformers, its transformer is converted; `write_sentence_modules` writes the rest of it. Where that
             pools the tokens, the head is left out.
         projected_dim (`int` or `list[int]`, *optional*): k, or one k per layer. Except with `linear`, it has to divide n, and
@@ -212,35 +67,34 @@ def convert_to_linformer(
             `LinformerConfig`. By default they are 64, or the next multiple of the windows. Without blocks, and where they
             would be more than a quarter of n, there are none.
         encoder_only (`bool`): whether to leave the head out, which gives a `LinformerModel`.
-        hub_kwargs: arguments of `from_pretrained`, such as `revision` or `token`.
+        hub_kwargs: arguments of `from_pretrained`, such as `revision` or `token`. A `Source` has its own.
 
     Raises `ValueError`, which names what does not fit, for a model that cannot be converted, and `OSError` if there is no
     model to load.
     """
     if isinstance(model_or_name, PreTrainedModel):
-        source = model_or_name.base_model if encoder_only else model_or_name
-        config, class_name = source.config, type(source).__name__
-        check_class(source)
-    elif not isinstance(model_or_name, (str, os.PathLike)):
+        model = model_or_name.base_model if encoder_only else model_or_name
+        config, class_name = model.config, type(model).__name__
+        check_class(model)
+    elif not isinstance(model_or_name, (str, os.PathLike, Source)):
         raise ValueError(
             f"the source is a {type(model_or_name).__name__}, and must be a model of transformers, a folder, or a name on the"
             " Hub: give the model that it holds (`model[0].auto_model` of a SentenceTransformer, `model.module` of a"
             " DataParallel, `model.merge_and_unload()` of a PeftModel)."
         )
     else:
-        if str(model_or_name).endswith(".pt"):
-            raise ValueError(f"{model_or_name} looks like a checkpoint of fairseq, which `convert_fairseq_linformer` reads.")
-        source = None
+        source = Source.of(model_or_name, **hub_kwargs)
+        if str(source.name).endswith(".pt"):
+            raise ValueError(f"{source.name} looks like a checkpoint of fairseq, which `convert_fairseq_linformer` reads.")
+        model, config = None, source.config
         # sentence-transformers pools the tokens of the encoder, whatever head the configuration names
-        encoder_only = encoder_only or len(read_modules(model_or_name, **hub_kwargs)[1]) > 1
-        hub_kwargs = with_subfolder(model_or_name, **hub_kwargs)
-        check_adapters(model_or_name, **hub_kwargs)
-        config = AutoConfig.from_pretrained(model_or_name, **hub_kwargs)
+        encoder_only = encoder_only or len(source.modules) > 1
         class_name = None if encoder_only else (config.architectures or [None])[0]
 
     # Everything that may be refused is refused before the weights are loaded
     check_encoder(config)
-    target_class, names = find_names(config, class_name)
+    family = FAMILIES[config.model_type]
+    target_class, names = family.find_names(config, class_name)
     positions_of_source = max_input_length(config)
     if max_position_embeddings is None:
         max_position_embeddings = positions_of_source
@@ -251,7 +105,7 @@ def convert_to_linformer(
     if num_global_tokens is None:
         num_global_tokens = default_global_tokens(max_position_embeddings, projected_dim, block_size, projection_type)
     target_config = LinformerConfig(
-        **carried_fields(config),
+        **family.carried_fields(config),
         max_position_embeddings=max_position_embeddings,
         position_period=positions_of_source if max_position_embeddings > positions_of_source else None,
         projected_dim=projected_dim,
@@ -268,8 +122,8 @@ def convert_to_linformer(
         activation = cross_encoder_activation(config)
         if activation is not None:  # where `CrossEncoder` looks for it
             target_config.sentence_transformers = {"activation_fn": activation}
-    state = copied_state(source) if source is not None else load_state(model_or_name, config, class_name, hub_kwargs)
-    state = rename(unshare_layers(state, config), names)
+    state = load_state(source, class_name) if model is None else {name: t.clone() for name, t in state_of(model).items()}
+    state = rename(family.prepare(state, config), names)
     positions = "linformer.embeddings.position_embeddings.weight"
     state[positions] = state[positions][-positions_of_source:][:max_position_embeddings].clone()
     words = state["linformer.embeddings.word_embeddings.weight"]
@@ -333,8 +187,13 @@ def check_class(source):
 
 def check_encoder(config):
     """Raises `ValueError` for a source whose layers compute something else than a Linformer's."""
+    if config.model_type not in FAMILIES:
+        raise ValueError(
+            f"`model_type` is {config.model_type!r}, which cannot be converted: the source must be one of"
+            f" {', '.join(FAMILIES)}."
+        )
     own_code = {key: name for key, name in (getattr(config, "auto_map", None) or {}).items() if key.startswith("AutoModel")}
-    if own_code and config.model_type != "linformer":
+    if own_code:
         raise ValueError(
             f"`auto_map` names code of the source's own ({next(iter(own_code.values()))}), which may compute something else"
             f" than a {config.model_type}, as its `model_type` says: the source must be a model with transformers' own code."
@@ -346,89 +205,20 @@ def check_encoder(config):
             f"`quantization_config` says that the weights are quantised ({getattr(method, 'value', method)}), and a Linformer"
             " is made of floating-point weights: convert the model that was quantised."
         )
-    if config.model_type not in FAMILIES:
-        raise ValueError(
-            f"`model_type` is {config.model_type!r}, which cannot be converted: the source must be one of"
-            f" {', '.join(FAMILIES)}."
-        )
-    position_type = getattr(config, "position_embedding_type", None) or "absolute"
-    if position_type != "absolute":
-        raise ValueError(
-            f"`position_embedding_type` is {position_type!r}, but a projected row has no distance to a token: the"
-            " source must have absolute positions."
-        )
-    if getattr(config, "relative_attention_num_buckets", 32) != 32:
-        raise ValueError(
-            f"`relative_attention_num_buckets` is {config.relative_attention_num_buckets}, but MPNet computes with 32,"
-            " whatever its configuration says: the source must have 32."
-        )
-    if getattr(config, "inner_group_num", 1) != 1:
-        raise ValueError(f"`inner_group_num` is {config.inner_group_num}, but only ALBERTs with 1 can be converted.")
-    if getattr(config, "rescale_embeddings", False):
-        raise ValueError("`rescale_embeddings` is True, and a Linformer does not multiply its embeddings by a number.")
-    for name in ("is_decoder", "add_cross_attention"):
-        if getattr(config, name, False):
-            raise ValueError(f"`{name}` is True, and a Linformer cannot decode: the source must be an encoder.")
-    activation = carried_fields(config)["hidden_act"]
-    if activation not in ACT2FN:
-        raise ValueError(
-            f"`hidden_act` is {activation!r}, which is no activation function that this version of transformers has."
-        )
+    FAMILIES[config.model_type].check(config)
 
 
-def find_names(config, class_name):
-    """
-    Returns the name of the Linformer's class, and the table of the tensors' names.
-
-    `config` is the source's configuration, and `class_name` the name of its class, or None for the encoder alone. Raises
-    `ValueError` if the source's head does not fit.
-    """
-    start, names = FAMILIES[config.model_type]
-    head = "Model" if class_name is None else class_name.removeprefix(start)
-    cure = "Convert the encoder alone, with encoder_only=True (--encoder_only)."
-    if head not in HEADS or not hasattr(transformers, start + head):
-        heads = ", ".join(start + head for head in HEADS)
-        raise ValueError(f"`architectures` is {class_name}, whose head a Linformer lacks: it must be one of {heads}. {cure}")
-    target_class, head_names = HEADS[head]
-    if (start, head) in OTHER_HEADS:
-        raise ValueError(f"`architectures` is {class_name}, whose head {OTHER_HEADS[start, head]}. {cure}")
-    # The masked-LM heads of RoBERTa, MPNet, Longformer, ELECTRA and the Linformer have GELU, whatever `hidden_act` is
-    activation = carried_fields(config)["hidden_act"]
-    if target_class == "LinformerForMaskedLM" and names not in (ROBERTA, MPNET, LONGFORMER, ELECTRA) and activation != "gelu":
-        raise ValueError(
-            f"`hidden_act` is {activation!r}, also in the masked-LM head, where a Linformer always has 'gelu'. {cure}"
-        )
-    head_names = OWN_NAMES.get((start, head), head_names)
-    return target_class, head_names | {part: name for part, name in names.items() if part not in head_names}
-
-
-def carried_fields(config):
-    """Returns the fields of the source's configuration that a Linformer has, too, under the Linformer's names."""
-    fields, source_names = {}, {}
-    if config.model_type == "albert":
-        source_names = {"classifier_dropout": "classifier_dropout_prob"}
-    if config.model_type == "mpnet":
-        fields = {"type_vocab_size": 1}  # it has no embeddings of token types
-    if config.model_type == "distilbert":
-        fields, source_names = {"layer_norm_eps": 1e-12, "type_vocab_size": 1}, DISTILBERT_FIELDS  # constants in its code
-    for name in CARRIED_FIELDS:
-        source_name = source_names.get(name, name)
-        if hasattr(config, source_name):
-            fields[name] = getattr(config, source_name)
-    return fields
-
-
-def load_state(name, config, class_name, hub_kwargs):
+def load_state(source, class_name):
     """Returns the state of a checkpoint, see `load_weights`. Raises `ValueError` if a part of its head is missing, too."""
     source_class = AutoModel if class_name is None else getattr(transformers, class_name)
-    source, missing, other_sizes = load_weights(source_class, name, config, dtype="auto", **hub_kwargs)
+    model, missing, other_sizes = load_weights(source_class, source.name, source.config, dtype="auto", **source.kwargs)
     if missing or other_sizes:
         raise ValueError(
-            f"{name} lacks weights of a {type(source).__name__}, which would be random:"
+            f"{source.name} lacks weights of a {type(model).__name__}, which would be random:"
             f" {', '.join(sorted(missing | other_sizes.keys()))}. Convert the encoder alone, with encoder_only=True"
             " (--encoder_only)."
         )
-    return state_of(source)
+    return state_of(model)
 
 
 # Weights
@@ -438,27 +228,6 @@ def state_of(model):
     """Returns the model's tensors by their names, which are those of a model with a head, even if it has none."""
     prefix = "" if hasattr(model, model.base_model_prefix) else f"{model.base_model_prefix}."
     return {prefix + name: tensor for name, tensor in model.state_dict().items()}
-
-
-def copied_state(model):
-    return {name: tensor.clone() for name, tensor in state_of(model).items()}
-
-
-def unshare_layers(state, config):
-    """Returns the state with a copy of ALBERT's layers for each layer that they stand for. Other states stay as they are."""
-    if config.model_type != "albert":
-        return state
-    layers = config.num_hidden_layers
-    unshared = {}
-    for name, tensor in state.items():
-        shared = re.match(r"albert\.encoder\.albert_layer_groups\.(\d+)\.albert_layers\.0\.", name)
-        if shared is None:
-            unshared[name] = tensor
-            continue
-        for layer in range(layers):
-            if layer * config.num_hidden_groups // layers == int(shared[1]):
-                unshared[f"albert.encoder.layer.{layer}.{name[shared.end() :]}"] = tensor.clone()
-    return unshared
 
 
 def rename(state, names):

@@ -14,7 +14,7 @@ from .conversion import make_linformer, rename
 from .errors import first_line
 
 
-# Maps parts of the names of fairseq's tensors to parts of the Linformer's names, as the tables of conversion.py do
+# Maps parts of the names of fairseq's tensors to parts of the Linformer's names, as the tables of families.py do
 FAIRSEQ = {
     "sentence_encoder.embed_tokens.": "linformer.embeddings.word_embeddings.",
     "sentence_encoder.embed_positions.": "linformer.embeddings.position_embeddings.",

@@ -4,24 +4,23 @@
 
 import ast
 import difflib
-import json
 import logging
 import os
 import pickle
 import re
 from contextlib import contextmanager
-from pathlib import Path
 
 import safetensors
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
-from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer
-from transformers.utils import cached_file
+from transformers import CONFIG_MAPPING, AutoTokenizer
 
 import modeling_linformer  # noqa: F401  (registers the Linformer with the Auto classes)
 
 from .errors import UsageError, first_line
+from .families import FAMILIES
+from .source import Source
 
 
 logger = transformers.utils.logging.get_logger("transformers.linformer.loading")
@@ -37,76 +36,15 @@ def max_input_length(config):
 
     Raises `ValueError` if the configuration lacks that index.
     """
-    starts_after_padding = "roberta" in config.model_type or config.model_type in ("camembert", "longformer", "mpnet")
+    family = FAMILIES.get(config.model_type)
+    # Some kin of RoBERTa is trained here, but not converted
+    starts_after_padding = family.positions_after_padding if family else "roberta" in config.model_type
     if starts_after_padding and config.pad_token_id is None:
         raise ValueError(
             f"`pad_token_id` is None, but the positions of the type {config.model_type} begin after it: set it in config.json,"
             " to what it was when the model was trained (1 in nearly all)."
         )
     return config.max_position_embeddings - (config.pad_token_id + 1 if starts_after_padding else 0)
-
-
-def find_file(name, filename, subfolder="", **hub_kwargs):
-    """Returns the path of a file in a folder or a repository on the Hub, or None if there is no such file."""
-    names = ("cache_dir", "revision", "token", "local_files_only")
-    return cached_file(
-        name,
-        filename,
-        subfolder=subfolder,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        **{key: value for key, value in hub_kwargs.items() if key in names},
-    )
-
-
-def read_json(path, kind):
-    """Returns what a json file holds. Raises `ValueError` if it is no json, or not of the type `kind`."""
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not a json file: {error}") from error
-    if not isinstance(content, kind):
-        raise ValueError(f"{path} holds a {type(content).__name__} where a {kind.__name__} is needed.")
-    return content
-
-
-def read_modules(name, **hub_kwargs):
-    """
-    Returns the path of the modules.json of sentence-transformers, or None, and the modules that it lists as dictionaries.
-
-    Raises `ValueError` if the file is something else than a list of modules with a type and a path.
-    """
-    path = find_file(name, "modules.json", **hub_kwargs)
-    modules = [] if path is None else read_json(path, list)
-    for module in modules:
-        if not (isinstance(module, dict) and all(isinstance(module.get(field), str) for field in ("type", "path"))):
-            raise ValueError(f"{path} lists {module!r}, which has no `type` and `path`.")
-    return path, modules
-
-
-def with_subfolder(name, **hub_kwargs):
-    """
-    Returns arguments of `from_pretrained` that find the transformer in a folder or repository of sentence-transformers.
-
-    For all other models `subfolder` is "". Raises `ValueError` if modules.json names no transformer.
-    """
-    path, modules = read_modules(name, **hub_kwargs)
-    if path is None:
-        return hub_kwargs | {"subfolder": ""}
-    for module in modules:
-        if module["type"].endswith(".Transformer"):
-            return hub_kwargs | {"subfolder": module["path"]}
-    raise ValueError(f"{path} names no module of the type Transformer, so there are no weights to load.")
-
-
-def check_adapters(name, **kwargs):
-    """Raises `ValueError` if a folder or a repository holds adapters, such as LoRA's. `kwargs` are those of `find_file`."""
-    if find_file(name, "adapter_config.json", **kwargs) is not None:
-        raise ValueError(
-            "adapter_config.json says that there are adapters, which change a model: merge them into it first, by PEFT's"
-            " `merge_and_unload()`, and save that."
-        )
 
 
 # Configuration
@@ -148,9 +86,7 @@ def load_config(name, argument="model_name_or_path", **hub_kwargs):
     if name.count("/") > 1 and not os.path.exists(name):  # no name on the Hub has two slashes
         raise UsageError(f"--{argument} {name}: there is no such folder.")
     try:
-        kwargs = with_subfolder(name, **hub_kwargs)
-        check_adapters(name, **kwargs)
-        config = AutoConfig.from_pretrained(name, **kwargs)
+        config = Source(name, hub_kwargs).config
         if hasattr(config, "max_position_embeddings"):
             max_input_length(config)
         return config
@@ -188,12 +124,14 @@ def check_max_seq_length(max_seq_length, config, special_tokens=0):
 
 def load_tokenizer(name, mask=False, **kwargs):
     """
-    Returns the tokenizer of a folder or of a name on the Hub. `kwargs` are those of `from_pretrained`.
+    Returns the tokenizer of a `Source`, or of a folder or a name on the Hub, with `kwargs` as those of `from_pretrained`.
 
     Raises `UsageError` if it has no padding token, or, where `mask` says that one is needed, no mask token.
     """
+    source = Source.of(name, **kwargs)
+    name = source.name
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **with_subfolder(name, **kwargs))
+        tokenizer = AutoTokenizer.from_pretrained(name, **source.kwargs)
     except (OSError, ValueError) as error:
         raise UsageError(f"the tokenizer of {name}: {first_line(error)} Name one with --tokenizer_name.") from error
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes one up where there is no file
@@ -326,7 +264,7 @@ def load_model(
     if overrides is not None:
         cure = f"keep --config_overrides {overrides} to fields that have no weights, such as dropouts"
     try:
-        options = with_subfolder(name, **kwargs) | {"dtype": dtype or "auto"}
+        options = Source(name, kwargs).kwargs | {"dtype": dtype or "auto"}
         model, missing, other_sizes = load_weights(auto_class, name, config, cure, **options)
     except (OSError, ValueError) as error:
         raise UsageError(f"--{argument} {name}: {first_line(error)}") from error

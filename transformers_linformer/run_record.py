@@ -15,7 +15,7 @@ from accelerate.utils import broadcast_object_list
 
 from .checkpoints import checksum, write_json
 from .errors import UsageError, file_error
-from .loading import with_subfolder
+from .source import Source
 
 
 try:
@@ -160,7 +160,7 @@ def base_model(name, revision, output_dir):
         return name if revision in (None, "main") else f"{name} ({revision})"
     if os.path.isdir(output_dir) and os.path.samefile(name, output_dir):  # whose weights training replaces
         return "the output folder"
-    folder = Path(name, with_subfolder(name)["subfolder"])
+    folder = Path(name, Source(name).subfolder)
     files = sorted(path for pattern in ("*.safetensors", "*.bin") for path in folder.glob(pattern))
     digest = hashlib.sha256("".join(map(checksum, files)).encode())
     return f"a folder whose weights have the hash {digest.hexdigest()[:16]}"

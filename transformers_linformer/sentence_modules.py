@@ -14,7 +14,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from .loading import find_file, read_json, read_modules
+from .source import Source, read_json
 
 
 MODULE_TYPE = re.compile(r"sentence_transformers\.([\w.]+\.)?(?P<kind>Transformer|Pooling|Normalize|Dense)")
@@ -59,16 +59,17 @@ def cross_encoder_activation(config):
 
 def read_sentence_modules(name, **hub_kwargs):
     """
-    Returns what a folder or a repository of sentence-transformers holds beside the checkpoint of its transformer.
+    Returns what a folder or a repository of sentence-transformers holds beside the checkpoint of its transformer. It is
+    given by its name or as a `Source`.
 
     Returns a dictionary from the path of a file, in a folder whose transformer is at the top, to its content: what json
     reads, or a dictionary of tensors. It is empty if the source has no modules.json. Raises `ValueError`, which names what
     is wrong, if a module is none of Transformer, Pooling, Normalize and Dense, and if a file is missing or holds more than
     can be carried over.
     """
-    path, modules = read_modules(name, **hub_kwargs)
-    files = {}
-    for index, module in enumerate(modules):
+    source = Source.of(name, **hub_kwargs)
+    path, modules, files = source.modules_path, [], {}
+    for index, module in enumerate(source.modules):
         match = MODULE_TYPE.fullmatch(module["type"])
         if match is None or (match["kind"] == "Transformer") != (index == 0):
             raise ValueError(
@@ -79,24 +80,23 @@ def read_sentence_modules(name, **hub_kwargs):
         if folder != Path(folder).name or folder == "..":
             raise ValueError(f"{path}: the path of module {index} is {folder!r}, which is not a folder beside modules.json.")
         target = "" if index == 0 else f"{index}_{kind}"
-        module |= {"idx": index, "name": str(module.get("name", index)), "path": target}
+        modules.append({"idx": index, "name": str(module.get("name", index)), "path": target, "type": module["type"]})
         if kind == "Transformer":
-            files["sentence_bert_config.json"] = transformer_config(name, subfolder=folder, **hub_kwargs)
+            files["sentence_bert_config.json"] = transformer_config(source, folder)
             continue
-        config = find_file(name, "config.json", subfolder=folder, **hub_kwargs)
+        config = source.find("config.json", folder)
         if config is None and kind != "Normalize":
             raise ValueError(f"{path}: there is no {folder}/config.json, which module {index} needs.")
         files[f"{target}/config.json"] = {} if config is None else read_json(config, dict)
         if kind == "Dense":
             check_activation(files[f"{target}/config.json"].get("activation_function"), "activation_function")
-            files[f"{target}/model.safetensors"] = read_tensors(name, subfolder=folder, **hub_kwargs)
+            files[f"{target}/model.safetensors"] = read_tensors(source, folder)
     if files:
-        config = find_file(name, "config_sentence_transformers.json", **hub_kwargs)
+        config = source.find("config_sentence_transformers.json")
         config = {} if config is None else checked_fields(config, MODEL_FIELDS)
         check_activation(config.get("activation_fn"), "activation_fn")
         files["config_sentence_transformers.json"] = config
-        names = ("idx", "name", "path", "type")
-        files["modules.json"] = [{name: module[name] for name in names} for module in modules]
+        files["modules.json"] = modules
     return files
 
 
@@ -109,26 +109,26 @@ def checked_fields(path, known):
     return {name: value for name, value in fields.items() if name in known}
 
 
-def transformer_config(name, **kwargs):
+def transformer_config(source, subfolder):
     for filename in TRANSFORMER_CONFIGS:
-        path = find_file(name, filename, **kwargs)
+        path = source.find(filename, subfolder)
         if path is not None:
             return checked_fields(path, TRANSFORMER_FIELDS)
     return {}
 
 
-def read_tensors(name, **kwargs):
+def read_tensors(source, subfolder):
     """Returns the weights of a module as a dictionary of tensors."""
     try:
-        path = find_file(name, "model.safetensors", **kwargs)
+        path = source.find("model.safetensors", subfolder)
         if path is not None:
             return safetensors.torch.load_file(path)
-        path = find_file(name, "pytorch_model.bin", **kwargs)
+        path = source.find("pytorch_model.bin", subfolder)
         if path is not None:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"{path}: the weights cannot be read: {error}") from error
-    raise ValueError(f"{name}: there are no weights in {kwargs['subfolder']}.")
+    raise ValueError(f"{source.name}: there are no weights in {subfolder}.")
 
 
 def sentence_class(files, config):

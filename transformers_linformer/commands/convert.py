@@ -17,20 +17,21 @@ of more than 8,192 tokens have longer windows and at most 256 rows. A folder of 
 
 import os
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig
 
 from configuration_linformer.configuration_linformer import PROJECTION_SHARINGS, PROJECTION_TYPES
 
 from ..arguments import HubArguments, parse_arguments, run_command
-from ..conversion import convert_to_linformer
+from ..conversion import check_encoder, convert_to_linformer
 from ..errors import UsageError, first_line
 from ..fairseq import convert_fairseq_linformer
-from ..loading import check_adapters, load_tokenizer, max_input_length, with_subfolder
+from ..loading import load_tokenizer, max_input_length
 from ..model_card import write_conversion_card
 from ..sentence_modules import read_sentence_modules, sentence_class, write_sentence_modules
+from ..source import Source
 from ..tokenization import check_vocabulary, fit_length
 
 
@@ -75,16 +76,8 @@ class ConversionArguments(HubArguments):
     tokenizer_name: str | None = field(default=None, metadata={"help": "The tokenizer, if not the model's."})
 
 
-# The options of `convert_to_linformer`
-OPTIONS = (
-    "projected_dim",
-    "max_position_embeddings",
-    "block_size",
-    "projection_type",
-    "projection_sharing",
-    "num_global_tokens",
-    "encoder_only",
-)
+# The options of `convert_to_linformer`: what it has between the model and the arguments of `from_pretrained`
+OPTIONS = tuple(signature(convert_to_linformer).parameters)[1:-1]
 
 
 def check_output_dir(folder):
@@ -102,29 +95,25 @@ def convert(args):
 
     A Linformer of fairseq comes without a tokenizer, unless `--tokenizer_name` names one, and its number is None.
     """
-    source = args.model_name_or_path
     # No model that can be converted brings code, so nobody needs to be asked whether to trust it
-    hub_kwargs = args.hub_kwargs | {"trust_remote_code": False}
-    options = {name: getattr(args, name) for name in OPTIONS}
-    options = {name: value for name, value in options.items() if value is not None and value is not False}
+    source = Source(args.model_name_or_path, args.hub_kwargs | {"trust_remote_code": False})
+    options = {name: value for name in OPTIONS if (value := getattr(args, name)) is not None and value is not False}
     for name in ("projected_dim", "block_size"):  # a single number holds for all layers
         if isinstance(options.get(name), list) and len(options[name]) == 1:
             options[name] = options[name][0]
 
-    if source.endswith(".pt"):
+    if source.name.endswith(".pt"):
         if options:
-            raise UsageError(f"{source} is a Linformer already, so --{' and --'.join(options)} cannot be chosen.")
-        model = convert_fairseq_linformer(source)
-        return model, args.tokenizer_name and load_tokenizer(args.tokenizer_name, **hub_kwargs), None, {}
-    modules = read_sentence_modules(source, **hub_kwargs)
+            raise UsageError(f"{source.name} is a Linformer already, so --{' and --'.join(options)} cannot be chosen.")
+        model = convert_fairseq_linformer(source.name)
+        return model, args.tokenizer_name and load_tokenizer(args.tokenizer_name, **source.hub_kwargs), None, {}
+    modules = read_sentence_modules(source)
     task = modules.get("sentence_bert_config.json", {}).get("transformer_task")
     if args.encoder_only and task == "sequence-classification":
         modules = {}  # a cross-encoder is none without its head
-    kwargs = with_subfolder(source, **hub_kwargs)
-    check_adapters(source, **kwargs)  # which alone have no configuration
-    config = AutoConfig.from_pretrained(source, **kwargs)
-    tokenizer = load_tokenizer(args.tokenizer_name or source, **hub_kwargs)
-    return convert_to_linformer(source, **options, **hub_kwargs), tokenizer, max_input_length(config), modules
+    check_encoder(source.config)  # first, as no tokenizer helps a model that cannot be converted
+    tokenizer = load_tokenizer(args.tokenizer_name or source, **source.hub_kwargs)
+    return convert_to_linformer(source, **options), tokenizer, max_input_length(source.config), modules
 
 
 def main(argv):
