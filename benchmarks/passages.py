@@ -196,20 +196,16 @@ class Search:
 
     def run(self, reading, seed, **ignored):
         """
-        Returns the nDCG@10 of each query, also of its ranks together with those of BM25 with titles, the number of the
-        document of each query, and the CPU seconds per document of training and of reading.
+        Returns for each document the sum of its queries' nDCG@10, also of their ranks together with those of BM25 with titles,
+        and the number of its queries, and the CPU seconds per document of training and of reading.
         """
         if reading.startswith("bm25"):
             scores, times = self.bm25(with_title=reading.endswith("title")), {}
         else:
             scores, times = self.trained_scores(reading, seed)
         both = sum(1 / (61 + (-each).argsort(1).argsort(1)) for each in (scores, self.bm25(with_title=True)))
-        result = {
-            "ndcg": self.ndcg(scores),
-            "ndcg_with_bm25": self.ndcg(both),
-            "documents_of_queries": self.documents_of_queries,
-        }
-        return result | times
+        queries = [len(example["positives"]) for example in self.examples]
+        return {"ndcg": self.ndcg(scores), "ndcg_with_bm25": self.ndcg(both), "queries": queries} | times
 
     def trained_scores(self, reading, seed):
         args, folder = self.args, self.args.output_dir / f"unfinished-{random.SystemRandom().getrandbits(32):x}"
@@ -256,21 +252,18 @@ class Search:
         times |= {"seconds_to_read": (read - trained) / len(self.examples)}
         return (torch.cat(queries) @ torch.cat(passages).T).numpy(), times
 
-    @property
-    def documents_of_queries(self):
-        return [number for number, each in enumerate(self.examples) for _ in each["positives"]]
-
     def ndcg(self, scores):
-        """Returns the nDCG@10 of each query, from its scores of all passages, (queries, passages)."""
-        result, row, first = [], 0, 0
+        """Returns the sum of the nDCG@10 of each document's queries, from the scores of all passages, (queries, passages)."""
+        sums, row, first = [], 0, 0
         for example in self.examples:
+            sums.append(0.0)
             for positives in example["positives"]:
                 truth = np.zeros_like(scores[row])
                 truth[first + np.array(positives)] = 1
-                result.append(round(float(ndcg_score(truth[None], scores[row][None], k=10)), 4))
+                sums[-1] += float(ndcg_score(truth[None], scores[row][None], k=10))
                 row += 1
             first += 1 + max(example["passage_ids"])
-        return result
+        return [round(each, 4) for each in sums]
 
     def bm25(self, with_title, k1=1.2, b=0.75):
         """Returns the scores of BM25, (queries, passages), of Robertson and Zaragoza (2009), with its usual parameters."""
@@ -298,15 +291,16 @@ def difference(ours, theirs):
     documents, whose queries form clusters, and that over seeds together.
     """
     by_seed = {result["seed"]: np.array(result["ndcg"]) for result in theirs}
-    values = [np.array(result["ndcg"]) - by_seed[result["seed"]] for result in ours if result["seed"] in by_seed]
-    if not values:
+    sums = [np.array(result["ndcg"]) - by_seed[result["seed"]] for result in ours if result["seed"] in by_seed]
+    if not sums:
         return None
-    mean, documents = np.mean(values, axis=0), np.array(ours[0]["documents_of_queries"])
-    sums = np.bincount(documents, mean - mean.mean())
-    variance = np.square(sums).sum() / len(mean) ** 2
-    if len(values) > 1:
-        variance += statistics.variance([each.mean() for each in values]) / len(values)
-    return mean.mean(), variance**0.5
+    queries = np.array(ours[0]["queries"])
+    means = [each.sum() / queries.sum() for each in sums]
+    mean = statistics.mean(means)
+    variance = np.square(np.mean(sums, axis=0) - mean * queries).sum() / queries.sum() ** 2
+    if len(means) > 1:
+        variance += statistics.variance(means) / len(means)
+    return mean, variance**0.5
 
 
 def by_reading(results):
