@@ -134,11 +134,13 @@ class Tokens:
 
     def are_first_tokens(self, number):
         """Returns (B or 1, `number` or fewer), whether the first positions of the complete sequences are tokens."""
-        exist = (torch.arange(self.length, device=self.device) < self.length).unsqueeze(0)
-        is_token = first_positions(exist if self.mask is None else self.mask, number)
-        if torch.compiler.is_compiling():
-            is_token = is_token & (torch.arange(number, device=self.device) < self.length)
-        return is_token
+
+        def compute():
+            columns = number if torch.compiler.is_compiling() else min(number, self.length)
+            is_token = (torch.arange(columns, device=self.device) < self.length).unsqueeze(0)
+            return is_token if self.mask is None else is_token & first_positions(self.mask, number)
+
+        return self.once(("first", number), compute)
 
     def sum(self, part):
         """Returns the sum of `part` over the parts of a sequence in all processes, which is `part` itself in one process."""

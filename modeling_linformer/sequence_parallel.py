@@ -104,7 +104,7 @@ class SharedTokens(Tokens):
                 is_token += super(SharedTokens, self).are_first_tokens(number)
             return self.sum(is_token) > 0
 
-        return self.once(("first", number), compute)
+        return self.once(("first of all parts", number), compute)
 
     def complete(self, shared, E):
         fields = [None if field is None else field.expand(len(shared.key), -1, *field.shape[2:]) for field in shared]

@@ -165,8 +165,8 @@ MUTANTS = [
     (
         "padding among the global tokens is attended to",
         PROJECTIONS,
-        "is_token = first_positions(exist if self.mask is None else self.mask, number)",
-        "is_token = first_positions(exist, number)",
+        "return is_token if self.mask is None else is_token & first_positions",
+        "return is_token if True else is_token & first_positions",
         FORMULA,
     ),
     (
