@@ -28,11 +28,11 @@ import transformers
 from transformers import AutoTokenizer, BertModel
 
 from transformers_linformer import convert_to_linformer
-from transformers_linformer.similarity import similarity
 from transformers_linformer.tables import markdown_table
-from transformers_linformer.text import first_sequences, load_texts
+from transformers_linformer.training.text import first_sequences, load_texts
 
 from .models import Pieces
+from .similarity import similarity
 
 
 # Reads model, documents and the file to write from the command line

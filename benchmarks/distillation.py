@@ -23,11 +23,11 @@ from transformers import AutoModel, AutoTokenizer
 from configuration_linformer.configuration_linformer import PROJECTION_TYPES
 from modeling_linformer import LinformerModel
 from transformers_linformer import convert_to_linformer
-from transformers_linformer.similarity import last_hidden_states, similarity
 from transformers_linformer.tables import markdown_table
-from transformers_linformer.text import first_sequences, load_texts
+from transformers_linformer.training.text import first_sequences, load_texts
 
 from .runs import keep_inputs, run_command, run_missing
+from .similarity import last_hidden_states, similarity
 
 
 BATCH_SIZE = 4

@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from pydoc_data.topics import topics
 
-from transformers_linformer.checkpoints import checksum
+from transformers_linformer.files import checksum
 from transformers_linformer.tables import markdown_table
 
 from .runs import run_command, run_missing

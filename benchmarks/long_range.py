@@ -42,9 +42,9 @@ from transformers import Trainer, TrainerState, TrainingArguments, set_seed
 
 from configuration_linformer import LinformerConfig
 from modeling_linformer import LinformerForSequenceClassification
-from transformers_linformer.checkpoints import last_complete_checkpoint
 from transformers_linformer.tables import markdown_table
-from transformers_linformer.trainer import scale_learning_rates
+from transformers_linformer.training.checkpoints import last_complete_checkpoint
+from transformers_linformer.training.trainer import scale_learning_rates
 
 from .models import linformer_fields
 from .runs import Stopwatch, add_training_arguments, digest, has_ended, mean_and_error, run_missing, training_options

@@ -23,8 +23,8 @@ from transformers import RobertaConfig, RobertaModel
 from configuration_linformer import LinformerConfig
 from configuration_linformer.configuration_linformer import PROJECTION_TYPES
 from modeling_linformer import LinformerModel
-from transformers_linformer.text import demo_texts
 from transformers_linformer.tokenization import train_tokenizer
+from transformers_linformer.training.text import demo_texts
 
 from .memory import resident_memory
 

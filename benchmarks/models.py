@@ -14,7 +14,7 @@ from configuration_linformer import LinformerConfig
 from configuration_linformer.configuration_linformer import PROJECTION_SHARINGS, PROJECTION_TYPES
 from modeling_linformer import LinformerModel
 from transformers_linformer import attention_interface  # noqa: F401  registers the attention "linformer"
-from transformers_linformer.conversion import default_global_tokens, default_window
+from transformers_linformer.conversion.convert import default_global_tokens, default_window
 
 
 VOCAB_SIZE = 1000

@@ -7,8 +7,9 @@ Measure how well passages of long documents are found, with vectors that know mo
     python -m benchmarks.passages --help
 
 Each section of a document gives the query "title: heading", and its passages, of about 120 words, answer it. The title and
-the headings stand in the documents, and in no passage. All passages of all test documents are ranked for each query. Each
-reading of the documents is trained alike, by `PassageTrainer`, on other documents, and then judged:
+the headings stand in the documents, and in no passage. In QMSum, a query about a meeting is answered by the passages with
+the turns that its annotators chose. All passages of all test documents are ranked for each query. Each reading of the
+documents is trained alike, by `PassageTrainer`, on other documents, and then judged:
 
     pieces               The original reads pieces of 512 tokens.
     pieces+64            The same, with the first 64 tokens of the document before each piece.
@@ -31,6 +32,7 @@ finished run is a line in results.jsonl, and is not run again. The table is writ
 import argparse
 import math
 import random
+import re
 import shutil
 import statistics
 import time
@@ -38,15 +40,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import load_dataset
+from datasets import Dataset, get_dataset_config_names, load_dataset
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.metrics import ndcg_score
 from transformers import AutoModel, AutoTokenizer, TrainingArguments, set_seed
 
 from transformers_linformer import convert_to_linformer
-from transformers_linformer.passage_training import PassageCollator, PassageTrainer, make_examples
+from transformers_linformer.documents import counter, cut
 from transformers_linformer.passages import add_prefix, passage_vectors
 from transformers_linformer.tables import markdown_table
+from transformers_linformer.training.passages import PassageCollator, PassageTrainer, make_examples
 
 from . import attention_dropout
 from .runs import keep_inputs, read_results, run_missing
@@ -70,7 +73,9 @@ def parse_arguments():
     description = __doc__.strip().splitlines()[0]
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--model_name_or_path", required=True, help="The pretrained sentence encoder, which reads 512 tokens.")
-    parser.add_argument("--dataset_name", required=True, help="A dataset with the columns `title` and `sections`.")
+    parser.add_argument(
+        "--dataset_name", required=True, help="A dataset with the columns `title` and `sections`, QMSum or WikiText."
+    )
     parser.add_argument("--output_dir", required=True, type=Path, help="The folder for results and table.")
     parser.add_argument("--readings", nargs="+", default=READINGS, help="See above.")
     parser.add_argument(
@@ -83,6 +88,60 @@ def parse_arguments():
     parser.add_argument("--learning_rate", type=float, default=1e-4, help="The learning rate at its highest.")
     parser.add_argument("--test_documents", type=int, default=None, help="Judge on as many of the test documents, not on all.")
     return parser.parse_args()
+
+
+# Documents
+
+
+def read_collection(name):
+    """
+    Returns documents to train on and others to judge by, as `documents.read_document` takes them, by split.
+
+    `name` is a dataset with the columns `title` and `sections`, or QMSum, or WikiText. Of these two, which have no split that
+    would be large enough, every fourth document is one to judge by.
+    """
+    configurations = get_dataset_config_names(name)
+    if "queries" in configurations:
+        documents = meetings(*(load_dataset(name, each, split="train") for each in ("corpus", "queries")))
+    elif "wikitext-2-v1" in configurations:
+        documents = articles(load_dataset(name, "wikitext-2-v1", split="train")["text"])
+    else:
+        return load_dataset(name)
+    documents = Dataset.from_list(documents)
+    is_test = np.arange(len(documents)) % 4 == 0
+    return {"train": documents.select(np.flatnonzero(~is_test)), "test": documents.select(np.flatnonzero(is_test))}
+
+
+def meetings(corpus, queries):
+    """Returns the meetings of QMSum in passages of about 120 words, with the specific queries that each answers."""
+    documents = []
+    for meeting in corpus:
+        text = meeting["text"]
+        starts = [0, *(match.end() for match in re.finditer("\n", text)), len(text) + 1]
+        answers = []  # a query, and the first and last character of what answers it
+        for query in queries:
+            if query["doc_id"] == meeting["doc_id"] and query["kind"] == "specific":
+                answers += [(query["text"], starts[first], starts[last + 1] - 1) for first, last in query["turns"]]
+        passages = [
+            {"start": start, "end": end, "queries": [query for query, first, last in answers if start < last and first < end]}
+            for start, end in cut(text, 0, len(text), 120, counter(text))
+        ]
+        documents.append({"text": text, "passages": passages})
+    return documents
+
+
+def articles(lines):
+    """Returns the articles of WikiText, of which each line is a row, as documents of sections."""
+    documents = []
+    for line in lines:
+        heading = re.fullmatch(r" ((?:= )+)(.+?) \1?(?:=\s*)+", line)
+        if heading and heading[1] == "= ":
+            documents.append({"title": heading[2], "sections": [{"heading": "", "text": ""}]})
+        elif heading:
+            documents[-1]["sections"].append({"heading": heading[2], "text": ""})
+        elif documents:
+            documents[-1]["sections"][-1]["text"] += line.strip() + "\n\n"
+    return documents
 
 
 # How documents are read
@@ -183,7 +242,7 @@ class Search:
     def __init__(self, args):
         self.args = args
         self.tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
-        self.splits = {split: load_dataset(args.dataset_name, split=split) for split in ("train", "test")}
+        self.splits = read_collection(args.dataset_name)
         self.test = self.splits["test"]
         if args.test_documents is not None:
             self.test = self.test.take(args.test_documents)

@@ -148,7 +148,7 @@ def measure_memory(timed, sizes, mode, batch_size):
     for row in tqdm([row for row in timed if not row["model"].startswith("floor")], desc="memory"):
         options = {"memory_of": row["model"], "lengths": row["n"], "mode": mode, "batch_size": batch_size} | vars(sizes)
         command = [sys.executable, "-m", "benchmarks.speed", "--output_dir=."]  # where nothing is written
-        command += [f"--{name}={value}" for name, value in options.items()]
+        command += [f"--{name}={value}" for name, value in options.items() if value is not None]
         result = subprocess.run(command, capture_output=True, text=True)
         if result.returncode:
             print(f"{row['model']} at n = {row['n']}: {result.stderr.strip().splitlines()[-1]}")

@@ -22,11 +22,11 @@ from transformers import TrainerCallback, TrainingArguments
 
 from configuration_linformer import LinformerConfig
 from modeling_linformer import LinformerForMaskedLM
-from transformers_linformer.masked_lm import MaskingCollator, token_losses
 from transformers_linformer.model_card import TrainingCard
-from transformers_linformer.text import demo_texts, make_sequences
 from transformers_linformer.tokenization import train_tokenizer
-from transformers_linformer.trainer import LinformerTrainer
+from transformers_linformer.training.masked_lm import MaskingCollator, token_losses
+from transformers_linformer.training.text import demo_texts, make_sequences
+from transformers_linformer.training.trainer import LinformerTrainer
 
 
 VOCAB_SIZE = 8192

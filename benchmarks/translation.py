@@ -44,11 +44,11 @@ from transformers import (
 
 from configuration_linformer import LinformerConfig
 from configuration_linformer.configuration_linformer import PROJECTION_TYPES
-from transformers_linformer.checkpoints import last_complete_checkpoint
-from transformers_linformer.masked_lm import token_losses
 from transformers_linformer.tables import markdown_table
 from transformers_linformer.tokenization import train_tokenizer, vocabulary_size
-from transformers_linformer.trainer import scale_learning_rates
+from transformers_linformer.training.checkpoints import last_complete_checkpoint
+from transformers_linformer.training.masked_lm import token_losses
+from transformers_linformer.training.trainer import scale_learning_rates
 
 from .runs import Stopwatch, add_training_arguments, digest, has_ended, mean_and_error, run_missing, training_options
 

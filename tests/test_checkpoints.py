@@ -19,9 +19,10 @@ from tiny_runs import (
     weights,
 )
 
-from transformers_linformer import arguments, checkpoints
+from transformers_linformer import arguments
 from transformers_linformer.commands import distill, glue, mlm
 from transformers_linformer.errors import UsageError
+from transformers_linformer.training import checkpoints
 
 
 # Checkpoints

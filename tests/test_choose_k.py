@@ -4,7 +4,6 @@ import copy
 import json
 import math
 import shutil
-import sys
 from pydoc_data.topics import topics
 
 import matplotlib.figure
@@ -15,14 +14,14 @@ import torch
 import transformers
 from datasets import Dataset
 
+from benchmarks import choose_k
+from benchmarks.choose_k import cumulative_mass, smallest_k, spectrum
+from benchmarks.similarity import MEASURES, similarity
 from configuration_linformer import LinformerConfig
-from transformers_linformer.commands import choose_k
-from transformers_linformer.conversion import default_block_size
+from transformers_linformer.conversion.convert import default_block_size
 from transformers_linformer.errors import UsageError
-from transformers_linformer.similarity import MEASURES, similarity
-from transformers_linformer.spectrum import cumulative_mass, smallest_k, spectrum
-from transformers_linformer.text import first_sequences
 from transformers_linformer.tokenization import train_tokenizer
+from transformers_linformer.training.text import first_sequences
 
 
 N = 32
@@ -280,9 +279,3 @@ def test_no_text_a_file_as_folder_and_a_decoder(models, text_file, tmp_path):
     transformers.GPT2Config(n_embd=16, n_layer=1, n_head=1).save_pretrained(tmp_path / "gpt2")
     with pytest.raises(UsageError, match="`model_type` is 'gpt2', which cannot be converted"):
         choose_k.main(arguments(tmp_path / "gpt2", text_file, tmp_path / "out"))
-
-
-def test_without_matplotlib_it_says_so_at_once(models, text_file, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(UsageError, match=r'the plots need matplotlib: pip install "transformers-linformer\[plots\]"'):
-        choose_k.main(arguments(models / "bert", text_file, tmp_path / "out"))

@@ -9,7 +9,10 @@ import pytest
 from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from transformers_linformer.classification import (
+from transformers_linformer.commands import glue
+from transformers_linformer.errors import UsageError
+from transformers_linformer.tokenization import train_tokenizer
+from transformers_linformer.training.classification import (
     MULTI_LABEL,
     REGRESSION,
     SINGLE_LABEL,
@@ -17,9 +20,6 @@ from transformers_linformer.classification import (
     write_predictions,
     write_submission,
 )
-from transformers_linformer.commands import glue
-from transformers_linformer.errors import UsageError
-from transformers_linformer.tokenization import train_tokenizer
 
 
 def table(path, delimiter=","):

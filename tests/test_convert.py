@@ -17,9 +17,10 @@ from test_travel import CODE
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer, BertTokenizer
 
+from benchmarks import choose_k
 from modeling_linformer import LinformerForMaskedLM, LinformerForSequenceClassification, LinformerModel
 from transformers_linformer import conversion, convert_fairseq_linformer, convert_to_linformer
-from transformers_linformer.commands import choose_k, convert, mlm
+from transformers_linformer.commands import convert, mlm
 from transformers_linformer.commands.convert import main
 from transformers_linformer.errors import UsageError
 from transformers_linformer.model_card import TASKS

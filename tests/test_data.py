@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig
 
-from transformers_linformer.classification import MULTI_LABEL, REGRESSION, SINGLE_LABEL, class_of_each, find_labels
-from transformers_linformer.data import (
+from transformers_linformer.errors import UsageError
+from transformers_linformer.training.classification import MULTI_LABEL, REGRESSION, SINGLE_LABEL, class_of_each, find_labels
+from transformers_linformer.training.data import (
     find_features,
     find_text_columns,
     hold_out_last,
@@ -20,7 +21,6 @@ from transformers_linformer.data import (
     read_file,
     read_files,
 )
-from transformers_linformer.errors import UsageError
 
 
 def rows_of(tmp_path, name, content):

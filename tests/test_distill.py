@@ -14,11 +14,10 @@ from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertModel, 
 
 from modeling_linformer import LinformerForMaskedLM
 from transformers_linformer.commands import distill
-from transformers_linformer.conversion import convert_to_linformer
-from transformers_linformer.distillation import DistillationTrainer
+from transformers_linformer.conversion.convert import convert_to_linformer
 from transformers_linformer.errors import UsageError
-from transformers_linformer.similarity import cosine_similarities
 from transformers_linformer.tokenization import train_tokenizer
+from transformers_linformer.training.distillation import DistillationTrainer, cosine_similarities
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,11 @@ from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, RobertaConfig, RobertaForSequenceClassification
 
+from benchmarks import choose_k
 from configuration_linformer import LinformerConfig
 from modeling_linformer import LinformerForMaskedLM, LinformerForSequenceClassification, LinformerModel
-from transformers_linformer.commands import choose_k, convert, distill, glue, mlm
-from transformers_linformer.conversion import convert_to_linformer
+from transformers_linformer.commands import convert, distill, glue, mlm
+from transformers_linformer.conversion.convert import convert_to_linformer
 from transformers_linformer.errors import UsageError
 from transformers_linformer.tokenization import train_tokenizer
 

@@ -12,7 +12,7 @@ from benchmarks import long_range
 from benchmarks.long_range import TOKENS
 from benchmarks.runs import read_results
 from modeling_linformer import LinformerForSequenceClassification
-from transformers_linformer.checkpoints import last_complete_checkpoint
+from transformers_linformer.training.checkpoints import last_complete_checkpoint
 
 
 N = 64

@@ -10,15 +10,16 @@ from datasets import Dataset
 from tiny_runs import TINY, make_inputs, mlm_arguments, read
 from transformers import TrainingArguments
 
-from transformers_linformer import LinformerConfig, LinformerForMaskedLM, checkpoints
-from transformers_linformer.arguments import TextArguments
+from transformers_linformer import LinformerConfig, LinformerForMaskedLM
 from transformers_linformer.commands import mlm
-from transformers_linformer.commands.steps import texts_of
-from transformers_linformer.masked_lm import MaskingCollator, NewMasksEachEpoch, unigram_perplexity
 from transformers_linformer.model_card import TrainingCard, last_results
-from transformers_linformer.text import make_sequences
 from transformers_linformer.tokenization import train_tokenizer
-from transformers_linformer.trainer import LinformerTrainer
+from transformers_linformer.training import checkpoints
+from transformers_linformer.training.arguments import TextArguments
+from transformers_linformer.training.masked_lm import MaskingCollator, NewMasksEachEpoch, unigram_perplexity
+from transformers_linformer.training.steps import texts_of
+from transformers_linformer.training.text import make_sequences
+from transformers_linformer.training.trainer import LinformerTrainer
 
 
 TEXT = "the quick brown fox jumps over the lazy dog and runs away from the old house near the river"

@@ -9,9 +9,9 @@ from transformers import TrainerState, TrainingArguments
 
 from configuration_linformer import LinformerConfig
 from modeling_linformer import LinformerForSequenceClassification
-from transformers_linformer.classification import MULTI_LABEL, SINGLE_LABEL, Labels, write_predictions
 from transformers_linformer.model_card import TrainingCard, what_is_exact, write_conversion_card, write_training_card
 from transformers_linformer.tables import code, markdown_table, plain
+from transformers_linformer.training.classification import MULTI_LABEL, SINGLE_LABEL, Labels, write_predictions
 
 
 # A name of a file may hold any character but / and \0

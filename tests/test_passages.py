@@ -16,13 +16,13 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
 from transformers_linformer import passages as library
 from transformers_linformer.commands import passages as command
-from transformers_linformer.conversion import convert_to_linformer
+from transformers_linformer.conversion.convert import convert_to_linformer
+from transformers_linformer.conversion.sentence_modules import with_mean_pooling, write_sentence_modules
 from transformers_linformer.documents import read_document, tokenize_document
 from transformers_linformer.errors import UsageError
-from transformers_linformer.passage_training import PassageCollator, contrastive_loss, make_examples
 from transformers_linformer.passages import encode_passages, passage_vectors, write_passages
-from transformers_linformer.sentence_modules import with_mean_pooling, write_sentence_modules
 from transformers_linformer.tokenization import train_tokenizer
+from transformers_linformer.training.passages import PassageCollator, contrastive_loss, make_examples
 
 
 N = 64  # the longest input

@@ -132,3 +132,22 @@ def test_a_run(arguments, monkeypatch):
     assert not list(args.output_dir.glob("unfinished-*")) and (args.output_dir / "passages.png").is_file()
     monkeypatch.setattr(passages.Search, "run", lambda *args, **kwargs: pytest.fail("a finished run was run again"))
     passages.main()
+
+
+def test_the_collections_have_the_queries_that_their_sources_say():
+    turns = [f"PhD {letter}: {' '.join(f'{letter}{number}' for number in range(130))} ." for letter in "ABCD"]
+    corpus = [{"doc_id": "one", "text": "\n".join(turns)}, {"doc_id": "two", "text": "Hello"}]
+    queries = [
+        {"doc_id": "one", "kind": "specific", "text": "first?", "turns": [[0, 0], [2, 3]]},
+        {"doc_id": "one", "kind": "general", "text": "all?", "turns": [[0, 3]]},
+        {"doc_id": "two", "kind": "specific", "text": "last?", "turns": [[0, 0]]},
+    ]
+    one, two = (read_document(document) for document in passages.meetings(corpus, queries))
+    assert [one["text"][start:end] for start, end in one["passages"]] == turns
+    assert one["queries"] == [("first?", [0, 2, 3])] and two["queries"] == [("last?", [0])]
+
+    lines = ["", " = Title of it = \n", " Begins . \n", "", " = = Part = = \n", " = = = Of = = = \n", " Ends . \n", " So . \n"]
+    (article,) = map(read_document, passages.articles(lines))
+    assert article["text"] == "Title of it\n\nBegins .\n\nPart\n\nOf\n\nEnds .\n\nSo ."
+    assert article["queries"] == [("Title of it: Of", [1])]
+    assert len(article["passages"]) == 2

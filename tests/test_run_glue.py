@@ -15,9 +15,11 @@ from processes import ROOT, kill_script, launcher, run_script
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, pipeline
 
-import transformers_linformer.metrics
+import transformers_linformer.training.metrics
 from modeling_linformer import LinformerForSequenceClassification
-from transformers_linformer.classification import (
+from transformers_linformer.commands.glue import FILE_TYPES, main
+from transformers_linformer.errors import UsageError
+from transformers_linformer.training.classification import (
     GLUE_TASKS,
     MULTI_LABEL,
     REGRESSION,
@@ -25,9 +27,7 @@ from transformers_linformer.classification import (
     Labels,
     make_compute_metrics,
 )
-from transformers_linformer.commands.glue import FILE_TYPES, main
-from transformers_linformer.errors import UsageError
-from transformers_linformer.metrics import ClassificationMetrics
+from transformers_linformer.training.metrics import ClassificationMetrics
 
 
 GLUE = ROOT.parent / "shared" / "data" / "glue"
@@ -338,7 +338,7 @@ def test_the_best_model_is_kept_and_training_stops_early(tmp_path):
 def compute_by_metric(name, predictions, references):
     """Returns the metrics by the class itself. `evaluate.load` has to give the same."""
     direct = ClassificationMetrics(config_name=name, keep_in_memory=True)
-    loaded = evaluate.load(transformers_linformer.metrics.__file__, name, keep_in_memory=True)
+    loaded = evaluate.load(transformers_linformer.training.metrics.__file__, name, keep_in_memory=True)
     metrics, same = (metric.compute(predictions=predictions, references=references) for metric in (direct, loaded))
     assert same == pytest.approx(metrics, nan_ok=True), name
     return metrics

@@ -15,13 +15,13 @@ from processes import ROOT, kill_script, launcher, run_script
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertTokenizer, RobertaConfig, pipeline
 
-from transformers_linformer import checkpoints
 from transformers_linformer.commands import mlm
 from transformers_linformer.errors import UsageError
 from transformers_linformer.loading import parse_overrides
-from transformers_linformer.masked_lm import MaskingCollator, unigram_perplexity
-from transformers_linformer.text import load_texts, make_sequences, pack, stream_sequences
 from transformers_linformer.tokenization import train_tokenizer
+from transformers_linformer.training import checkpoints
+from transformers_linformer.training.masked_lm import MaskingCollator, unigram_perplexity
+from transformers_linformer.training.text import load_texts, make_sequences, pack, stream_sequences
 
 
 WIKITEXT = ROOT.parent / "shared" / "data" / "wikitext"

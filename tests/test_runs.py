@@ -29,10 +29,10 @@ from transformers import Adafactor, TrainingArguments
 from configuration_linformer import LinformerConfig
 from modeling_linformer import LinformerModel
 from modeling_linformer.projections import mean_pooling_matrix
-from transformers_linformer import checkpoints
 from transformers_linformer.commands import distill, glue, mlm
 from transformers_linformer.errors import UsageError
-from transformers_linformer.trainer import LinformerTrainer, scale_learning_rates
+from transformers_linformer.training import checkpoints
+from transformers_linformer.training.trainer import LinformerTrainer, scale_learning_rates
 
 
 # The end
@@ -240,7 +240,7 @@ def test_a_start_that_saved_nothing_binds_nobody(inputs, tmp_path):
 
 
 def test_a_second_run_in_the_folder_is_refused(inputs, tmp_path):
-    from transformers_linformer.run_record import output_folder
+    from transformers_linformer.training.run_record import output_folder
 
     argv = mlm_arguments(inputs, tmp_path / "out", "--max_steps=1")
     (tmp_path / "out").mkdir()
@@ -319,7 +319,7 @@ def test_a_metric_that_fails_loses_no_training(more, inputs, tmp_path, monkeypat
     def fail(predictions, references):
         raise ZeroDivisionError("no\nluck")
 
-    monkeypatch.setitem(sys.modules["transformers_linformer.metrics"].METRICS, "single_label_classification", fail)
+    monkeypatch.setitem(sys.modules["transformers_linformer.training.metrics"].METRICS, "single_label_classification", fail)
     monkeypatch.setattr(glue, "metric_names", lambda name: ["accuracy", "f1"], raising=False)
     argv = glue_arguments(inputs, tmp_path / "out", *MIDDLE, "--do_eval", *more)
     glue.main(argv)

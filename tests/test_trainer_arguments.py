@@ -12,7 +12,7 @@ from transformers import Trainer, TrainingArguments
 
 from transformers_linformer.commands import distill, glue, mlm
 from transformers_linformer.errors import UsageError
-from transformers_linformer.trainer import LinformerTrainer
+from transformers_linformer.training.trainer import LinformerTrainer
 
 
 # The models are so small that a second thread costs more time than it saves

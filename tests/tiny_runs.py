@@ -9,7 +9,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import BertConfig, BertForMaskedLM
 
-from transformers_linformer.conversion import convert_to_linformer
+from transformers_linformer.conversion.convert import convert_to_linformer
 from transformers_linformer.tokenization import train_tokenizer
 
 

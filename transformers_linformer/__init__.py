@@ -20,8 +20,8 @@ from modeling_linformer import (
 
 from .attention_interface import use_linformer_attention
 from .attention_maps import token_attentions
-from .conversion import convert_to_linformer
-from .fairseq import convert_fairseq_linformer
+from .conversion.convert import convert_to_linformer
+from .conversion.fairseq import convert_fairseq_linformer
 
 
 __all__ = [

@@ -18,8 +18,8 @@ import transformers
 from datasets import Dataset, Features, List, Value
 from tqdm.auto import tqdm
 
-from .checkpoints import write_json
 from .documents import read_document, tokenize_document
+from .files import write_json
 from .tokenization import identity_of
 
 

@@ -2,25 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a model is loaded from, and what is read there before its weights are."""
 
-import json
 import os
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 from transformers import AutoConfig
 from transformers.utils import cached_file
 
-
-def read_json(path, kind):
-    """Returns what a json file holds. Raises `ValueError` if it is no json, or not of the type `kind`."""
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not a json file: {error}") from error
-    if not isinstance(content, kind):
-        raise ValueError(f"{path} holds a {type(content).__name__} where a {kind.__name__} is needed.")
-    return content
+from .files import read_json
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,12 @@ from huggingface_hub.errors import StrictDataclassError
 from configuration_linformer.configuration_linformer import PROJECTION_SHARINGS, PROJECTION_TYPES
 
 from ..arguments import HubArguments, parse_arguments, run_command
-from ..conversion import check_encoder, convert_to_linformer
+from ..conversion.convert import check_encoder, convert_to_linformer
+from ..conversion.fairseq import convert_fairseq_linformer
+from ..conversion.sentence_modules import read_sentence_modules, sentence_class, write_sentence_modules
 from ..errors import UsageError, first_line
-from ..fairseq import convert_fairseq_linformer
 from ..loading import load_tokenizer, max_input_length
 from ..model_card import write_conversion_card
-from ..sentence_modules import read_sentence_modules, sentence_class, write_sentence_modules
 from ..source import Source
 from ..tokenization import check_vocabulary, fit_length
 

@@ -19,22 +19,21 @@ from transformers import AutoModel, DataCollatorWithPadding, TrainingArguments, 
 
 import modeling_linformer
 
-from ..arguments import (
+from ..arguments import run_command
+from ..errors import UsageError
+from ..loading import load_config, load_model, max_input_length
+from ..tokenization import vocabulary_size
+from ..training.arguments import (
     ModelArguments,
     TextArguments,
     check_best_metric,
     check_training_arguments,
-    parse_arguments,
-    run_command,
+    parse_training_arguments,
     set_up_logging,
 )
-from ..distillation import METRICS, DistillationTrainer, compute_metrics
-from ..errors import UsageError
-from ..loading import load_config, load_model, max_input_length
-from ..run_record import begin_run, output_folder
-from ..tokenization import vocabulary_size
-from ..trainer import pad_to_multiple_of, padding, publish, train
-from .steps import (
+from ..training.distillation import METRICS, DistillationTrainer, compute_metrics
+from ..training.run_record import begin_run, output_folder
+from ..training.steps import (
     card_of,
     check_used_folders,
     config_of,
@@ -45,6 +44,7 @@ from .steps import (
     set_max_seq_length,
     texts_of,
 )
+from ..training.trainer import finish, pad_to_multiple_of, padding
 
 
 @dataclass
@@ -85,7 +85,7 @@ def load_teacher(name, config, **hub_kwargs):
 
 def main(argv):
     argument_classes = (DistillationArguments, TextArguments, TrainingArguments)
-    model_args, data_args, training_args = parse_arguments(argv, argument_classes, __doc__.strip().splitlines()[0])
+    model_args, data_args, training_args = parse_training_arguments(argv, argument_classes, __doc__.strip().splitlines()[0])
     if model_args.teacher_name_or_path is None or model_args.model_name_or_path is None:
         raise UsageError("give --teacher_name_or_path, and --model_name_or_path with what linformer-convert made of it.")
     check_training_arguments(data_args, training_args)
@@ -138,15 +138,7 @@ def distil(model_args, data_args, training_args):
         card=card_of(model_args, data_args, "feature-extraction", "This is a sentence."),
         sequence_parallel_size=processes,
     )
-    if training_args.do_train:
-        train(trainer, checkpoint, run)
-    if training_args.do_eval:
-        metrics = trainer.evaluate()
-        trainer.log_metrics("eval", metrics)
-        trainer.save_metrics("eval", metrics)
-    if training_args.do_train:
-        publish(trainer)
-    run.end()
+    finish(trainer, run, checkpoint)
 
 
 def run():

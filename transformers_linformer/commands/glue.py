@@ -29,15 +29,11 @@ from transformers import (
     set_seed,
 )
 
-from ..arguments import (
-    DataArguments,
-    ModelArguments,
-    check_best_metric,
-    parse_arguments,
-    run_command,
-    set_up_logging,
-)
-from ..classification import (
+from ..arguments import run_command
+from ..errors import UsageError
+from ..tokenization import identity_of, vocabulary_size
+from ..training.arguments import DataArguments, ModelArguments, check_best_metric, parse_training_arguments, set_up_logging
+from ..training.classification import (
     EVAL_SPLITS,
     GLUE_TASKS,
     MULTI_LABEL,
@@ -50,14 +46,10 @@ from ..classification import (
     write_predictions,
     write_submission,
 )
-from ..data import check_source, find_text_columns, hold_out_of_each_class, read_dataset, read_files
-from ..errors import UsageError
-from ..metrics import best_metric, metric_names
-from ..run_record import begin_run, output_folder
-from ..text import shortened
-from ..tokenization import identity_of, vocabulary_size
-from ..trainer import LinformerTrainer, padding, publish, train
-from .steps import (
+from ..training.data import check_source, find_text_columns, hold_out_of_each_class, read_dataset, read_files
+from ..training.metrics import best_metric, metric_names
+from ..training.run_record import begin_run, output_folder
+from ..training.steps import (
     card_of,
     check_used_folders,
     config_of,
@@ -66,6 +58,8 @@ from .steps import (
     prepare_tokenizer,
     set_max_seq_length,
 )
+from ..training.text import shortened
+from ..training.trainer import LinformerTrainer, finish, padding
 
 
 logger = transformers.utils.logging.get_logger("transformers.linformer.glue")
@@ -268,7 +262,7 @@ def check_arguments(model_args, training_args):
 
 def main(argv):
     argument_classes = (ClassifierArguments, TaskArguments, FineTuningArguments)
-    model_args, data_args, training_args = parse_arguments(argv, argument_classes, __doc__.strip().splitlines()[0])
+    model_args, data_args, training_args = parse_training_arguments(argv, argument_classes, __doc__.strip().splitlines()[0])
     check_arguments(model_args, training_args)
     with output_folder(training_args):
         fine_tune(model_args, data_args, training_args)
@@ -350,20 +344,18 @@ def fine_tune(model_args, data_args, training_args):
         card=card,
     )
 
-    if training_args.do_train:
-        train(trainer, checkpoint, run)
-    metrics = {}
-    for split, dataset in evaluated.items():
-        metrics |= trainer.evaluate(dataset, metric_key_prefix=EVAL_SPLITS[split])
-    if metrics:
-        trainer.log_metrics("eval", metrics)
-        trainer.save_metrics("eval", metrics)
-    for split, prefix in TEST_SPLITS.items():
-        if split in examples:
-            predict(trainer, split, prefix, examples[split], data_args.task_name, labels)
-    if training_args.do_train:
-        publish(trainer)
-    run.end()
+    def evaluate():
+        metrics = {}
+        for split, dataset in evaluated.items():
+            metrics |= trainer.evaluate(dataset, metric_key_prefix=EVAL_SPLITS[split])
+        return metrics
+
+    def predict():
+        for split, prefix in TEST_SPLITS.items():
+            if split in examples:
+                predict_split(trainer, split, prefix, examples[split], data_args.task_name, labels)
+
+    finish(trainer, run, checkpoint, evaluate, predict=predict)
 
 
 def usage_example(columns):
@@ -372,7 +364,7 @@ def usage_example(columns):
     return texts[0] if len(columns) == 1 else dict(zip(("text", "text_pair"), texts))
 
 
-def predict(trainer, split, prefix, examples, task_name, labels):
+def predict_split(trainer, split, prefix, examples, task_name, labels):
     """Predicts a split, writes the predictions, and saves the metrics of the rows that have labels."""
     references = list(examples["labels"]) if "labels" in examples.column_names else []
     labelled = [row for row, reference in enumerate(references) if reference is not None]

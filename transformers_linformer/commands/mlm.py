@@ -18,21 +18,20 @@ from pathlib import Path
 
 from transformers import AutoModelForMaskedLM, TrainingArguments, pipeline, set_seed
 
-from ..arguments import (
+from ..arguments import run_command
+from ..errors import UsageError
+from ..tokenization import vocabulary_size
+from ..training.arguments import (
     ModelArguments,
     TextArguments,
     check_best_metric,
     check_training_arguments,
-    parse_arguments,
-    run_command,
+    parse_training_arguments,
     set_up_logging,
 )
-from ..errors import UsageError
-from ..masked_lm import METRICS, MaskingCollator, NewMasksEachEpoch, compute_metrics, token_losses, unigram_perplexity
-from ..run_record import begin_run, output_folder
-from ..tokenization import vocabulary_size
-from ..trainer import LinformerTrainer, pad_to_multiple_of, publish, train
-from .steps import (
+from ..training.masked_lm import METRICS, MaskingCollator, NewMasksEachEpoch, compute_metrics, token_losses, unigram_perplexity
+from ..training.run_record import begin_run, output_folder
+from ..training.steps import (
     card_of,
     check_used_folders,
     config_of,
@@ -43,6 +42,7 @@ from .steps import (
     set_max_seq_length,
     texts_of,
 )
+from ..training.trainer import LinformerTrainer, finish, pad_to_multiple_of
 
 
 # What the command runs without arguments. Arguments after `--demo` change these settings.
@@ -89,7 +89,7 @@ def read_arguments(argv):
         argv = ["--demo", *DEMO_ARGUMENTS, *(argument for argument in argv if argument != "--demo")]
         print(f"{Path(sys.argv[0]).name} {' '.join(argv)}")
     argument_classes = (ModelArguments, MaskedLMArguments, TrainingArguments)
-    return parse_arguments(argv, argument_classes, description=__doc__.strip().splitlines()[0])
+    return parse_training_arguments(argv, argument_classes, description=__doc__.strip().splitlines()[0])
 
 
 def main(argv):
@@ -145,9 +145,8 @@ def pretrain(model_args, data_args, training_args):
         card=card_of(model_args, data_args, "fill-mask", f"The {tokenizer.mask_token} is here."),
         sequence_parallel_size=processes,
     )
-    if training_args.do_train:
-        train(trainer, checkpoint, run)
-    if training_args.do_eval:
+
+    def evaluate():
         metrics = trainer.evaluate()
         if "train" in sequences and not data_args.streaming:
             metrics["eval_unigram_perplexity"] = unigram_perplexity(
@@ -157,12 +156,9 @@ def pretrain(model_args, data_args, training_args):
                 vocabulary_size(tokenizer),
                 tokenizer.all_special_ids,
             )
-        trainer.log_metrics("eval", metrics)
-        trainer.save_metrics("eval", metrics)
-    if training_args.do_train:
-        publish(trainer)
-    run.end()
+        return metrics
 
+    metrics = finish(trainer, run, checkpoint, evaluate)
     if trainer.is_world_process_zero() and training_args.do_eval:
         print_perplexity(metrics)
         if data_args.demo:

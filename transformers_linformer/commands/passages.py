@@ -17,25 +17,24 @@ from dataclasses import dataclass, field
 
 from transformers import AutoModel, TrainingArguments, set_seed
 
-from ..arguments import (
+from ..arguments import run_command
+from ..conversion.sentence_modules import read_sentence_modules, with_mean_pooling, write_sentence_modules
+from ..errors import UsageError, first_line
+from ..loading import max_input_length
+from ..passages import prompts_of
+from ..tokenization import vocabulary_size
+from ..training.arguments import (
     DataArguments,
     ModelArguments,
     check_best_metric,
     check_training_arguments,
-    parse_arguments,
-    run_command,
+    parse_training_arguments,
     set_up_logging,
 )
-from ..data import check_source, read_dataset, read_files
-from ..errors import UsageError, first_line
-from ..loading import max_input_length
-from ..passage_training import METRICS, PassageCollator, PassageTrainer, compute_metrics, make_examples
-from ..passages import prompts_of
-from ..run_record import begin_run, output_folder
-from ..sentence_modules import read_sentence_modules, with_mean_pooling, write_sentence_modules
-from ..tokenization import vocabulary_size
-from ..trainer import padding, publish, train
-from .steps import (
+from ..training.data import check_source, read_dataset, read_files
+from ..training.passages import METRICS, PassageCollator, PassageTrainer, compute_metrics, make_examples
+from ..training.run_record import begin_run, output_folder
+from ..training.steps import (
     card_of,
     check_used_folders,
     config_of,
@@ -45,6 +44,7 @@ from .steps import (
     prepare_tokenizer,
     set_max_seq_length,
 )
+from ..training.trainer import finish, padding
 
 
 FILE_TYPES = ("json", "jsonl")
@@ -122,7 +122,7 @@ def encoder_of(model_args, config, tokenizer):
 
 def main(argv):
     argument_classes = (ModelArguments, PassageArguments, PassageTrainingArguments)
-    model_args, data_args, training_args = parse_arguments(argv, argument_classes, __doc__.strip().splitlines()[0])
+    model_args, data_args, training_args = parse_training_arguments(argv, argument_classes, __doc__.strip().splitlines()[0])
     if model_args.model_name_or_path is None:
         raise UsageError("which encoder? Give --model_name_or_path, for example with what linformer-convert wrote.")
     check_training_arguments(data_args, training_args)
@@ -170,17 +170,12 @@ def learn(model_args, data_args, training_args):
         card=card,
         temperature=data_args.temperature,
     )
-    if training_args.do_train:
-        train(trainer, checkpoint, run)
-        if trainer.is_world_process_zero():
-            write_sentence_modules(modules, training_args.output_dir, max_input_length(config))
-    if training_args.do_eval:
-        metrics = trainer.evaluate()
-        trainer.log_metrics("eval", metrics)
-        trainer.save_metrics("eval", metrics)
-    if training_args.do_train:
-        publish(trainer)
-    run.end()
+    finish(
+        trainer,
+        run,
+        checkpoint,
+        write=lambda: write_sentence_modules(modules, training_args.output_dir, max_input_length(config)),
+    )
 
 
 def run():

@@ -12,9 +12,9 @@ import transformers
 from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, List, Value
 from datasets.fingerprint import Hasher
 
+from ..errors import UsageError, first_line
+from ..tokenization import identity_of
 from .data import check_source, column_names, find_text_columns, read_dataset, read_files
-from .errors import UsageError, first_line
-from .tokenization import identity_of
 
 
 logger = transformers.utils.logging.get_logger("transformers.linformer.text")

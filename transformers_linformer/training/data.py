@@ -22,7 +22,7 @@ import datasets
 from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value, load_dataset
 from datasets.fingerprint import Hasher
 
-from .errors import UsageError, first_line
+from ..errors import UsageError, first_line
 
 
 # Datasets

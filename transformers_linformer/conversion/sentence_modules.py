@@ -14,7 +14,8 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from .source import Source, read_json
+from ..files import read_json
+from ..source import Source
 
 
 MODULE_TYPE = re.compile(r"sentence_transformers\.([\w.]+\.)?(?P<kind>Transformer|Pooling|Normalize|Dense)")

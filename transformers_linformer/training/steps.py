@@ -8,8 +8,6 @@ import transformers
 from accelerate.utils import broadcast_object_list
 from transformers import RobertaTokenizer
 
-from ..checkpoints import check_same_model, checkpoint_to_resume
-from ..data import hold_out_last
 from ..errors import UsageError
 from ..loading import (
     check_max_seq_length,
@@ -22,9 +20,11 @@ from ..loading import (
     override,
 )
 from ..model_card import TrainingCard
-from ..run_record import has_trained_model
-from ..text import demo_texts, load_texts, make_sequences, stream_sequences
 from ..tokenization import check_vocabulary, fit_length, fit_vocabulary, grow_embeddings, train_tokenizer, vocabulary_size
+from .checkpoints import check_same_model, checkpoint_to_resume
+from .data import hold_out_last
+from .run_record import has_trained_model
+from .text import demo_texts, load_texts, make_sequences, stream_sequences
 
 
 logger = transformers.utils.logging.get_logger("transformers.linformer")

@@ -18,10 +18,10 @@ import modeling_linformer
 from configuration_linformer import LinformerConfig
 from modeling_linformer.projections import LinformerLearnedProjection
 
-from .families import FAMILIES
-from .loading import check_finite, load_weights, max_input_length
+from ..families import FAMILIES
+from ..loading import check_finite, load_weights, max_input_length
+from ..source import Source
 from .sentence_modules import cross_encoder_activation
-from .source import Source
 
 
 logger = transformers.utils.logging.get_logger("transformers.linformer.conversion")

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 import transformers
 
+from ..errors import UsageError
 from .data import find_column, is_number
-from .errors import UsageError
 from .metrics import ClassificationMetrics
 
 

@@ -13,12 +13,12 @@ from sklearn.metrics import ndcg_score
 from torch.nn.functional import normalize, softplus
 from torch.nn.utils.rnn import pad_sequence
 
-from . import documents
-from .documents import read_document, tokenize_document
-from .errors import UsageError
-from .passages import passage_vectors
+from .. import documents
+from ..documents import read_document, tokenize_document
+from ..errors import UsageError
+from ..passages import passage_vectors
+from ..tokenization import identity_of
 from .text import shortened
-from .tokenization import identity_of
 from .trainer import LinformerTrainer
 
 

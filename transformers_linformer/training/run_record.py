@@ -13,9 +13,9 @@ from pathlib import Path
 import transformers
 from accelerate.utils import broadcast_object_list
 
-from .checkpoints import checksum, write_json
-from .errors import UsageError, file_error
-from .source import Source
+from ..errors import UsageError, file_error
+from ..files import checksum, write_json
+from ..source import Source
 
 
 try:

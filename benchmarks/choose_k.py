@@ -3,8 +3,8 @@
 """
 Measure which k and which block size a pretrained BERT or RoBERTa needs as a Linformer, without converting or training it.
 
-    linformer-choose-k --model_name_or_path FacebookAI/roberta-base --train_file text.txt --output_dir choice
-    linformer-choose-k --help
+    python -m benchmarks.choose_k --model_name_or_path FacebookAI/roberta-base --train_file text.txt --output_dir choice
+    python -m benchmarks.choose_k --help
 
 Text is packed into sequences of n tokens, which are called documents below. Two things are measured on them:
 
@@ -21,7 +21,6 @@ its mass was tried: without blocks it keeps a little more than the same k for al
 The tables are written to choose_k.md, and all numbers to choose_k.json.
 """
 
-import importlib.util
 import json
 from dataclasses import dataclass, field
 from itertools import product
@@ -29,21 +28,21 @@ from pathlib import Path
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from tqdm.auto import tqdm
 from transformers import AutoModel
 
 from configuration_linformer import LinformerConfig
 from configuration_linformer.configuration_linformer import PROJECTION_TYPES
+from transformers_linformer.arguments import HubArguments, parse_arguments, run_command
+from transformers_linformer.conversion.convert import check_encoder, convert_to_linformer, default_block_size, possible_windows
+from transformers_linformer.errors import UsageError
+from transformers_linformer.loading import check_max_seq_length, load_config, load_model, load_tokenizer
+from transformers_linformer.tables import markdown_table
+from transformers_linformer.tokenization import check_vocabulary
+from transformers_linformer.training.run_record import make_folder
+from transformers_linformer.training.text import demo_texts, first_sequences, load_texts
 
-from ..arguments import HubArguments, parse_arguments, run_command
-from ..conversion import check_encoder, convert_to_linformer, default_block_size, possible_windows
-from ..errors import UsageError
-from ..loading import check_max_seq_length, load_config, load_model, load_tokenizer
-from ..run_record import make_folder
-from ..similarity import MEASURES, last_hidden_states, similarity
-from ..spectrum import smallest_k, spectrum
-from ..tables import markdown_table
-from ..text import demo_texts, first_sequences, load_texts
-from ..tokenization import check_vocabulary
+from .similarity import MEASURES, last_hidden_states, similarity
 
 
 @dataclass(kw_only=True)  # fields without a default after those of the parent
@@ -95,6 +94,32 @@ def default_projected_dims(n, block_sizes):
         if window >= (2 * windows[-1] if windows else 4):
             windows.append(window)
     return [n // window for window in reversed(windows[:4])] or [n]
+
+
+def cumulative_mass(P):
+    """Returns, for matrices (..., n, n), the part of the singular values' sum that the k largest have, for k = 1, ..., n."""
+    sums = torch.linalg.svdvals(P.float()).double().cumsum(-1)
+    return sums / sums[..., -1:]
+
+
+def smallest_k(cumulative, mass):
+    """Returns the smallest k whose part in `cumulative`, (..., n), is at least `mass`."""
+    return (cumulative < mass).sum(-1) + 1  # at most n, where all mass is 1.0 exactly
+
+
+@torch.no_grad()
+def spectrum(model, sequences):
+    """Returns the `cumulative_mass` of each head's softmax matrix, (layers, heads, n), averaged over the sequences."""
+    attention, was_training = model.config._attn_implementation, model.training
+    model.eval().set_attn_implementation("eager")  # the only one that returns the matrices
+    try:
+        total = 0
+        for batch in tqdm(sequences.to(model.device).split(1), desc="singular values"):
+            layers = model.base_model(input_ids=batch, output_attentions=True).attentions
+            total = total + torch.stack([cumulative_mass(P[0]).cpu() for P in layers])  # P: (1, heads, n, n)
+    finally:
+        model.train(was_training).set_attn_implementation(attention)
+    return total / len(sequences)
 
 
 def measure_similarity(model, sequences, projection_types, projected_dims, block_sizes):
@@ -208,8 +233,6 @@ def plot_spectrum(cumulative, mass, path):
 def main(argv):
     (args,) = parse_arguments(argv, (ChoiceArguments,), description=__doc__.strip().splitlines()[0])
     # Each of these steps may refuse, and does so before the long work begins
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UsageError('the plots need matplotlib: pip install "transformers-linformer[plots]"')
     # No model that can be converted brings code, so nobody needs to be asked whether to trust it
     hub_kwargs = args.hub_kwargs | {"trust_remote_code": False}
     config = load_config(args.model_name_or_path, **hub_kwargs)

@@ -2,16 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which checkpoint a run goes on from, and whether it holds the model that is to be trained."""
 
-import hashlib
 import json
-import os
 import zipfile
 from pathlib import Path
 
 import safetensors
 import transformers
 
-from .errors import UsageError
+from ..errors import UsageError
+from ..files import checksum, write_json
 
 
 logger = transformers.utils.logging.get_logger("transformers.linformer.checkpoints")
@@ -19,19 +18,6 @@ logger = transformers.utils.logging.get_logger("transformers.linformer.checkpoin
 CHECKSUMS = "checksums.json"
 # Trainer resumes without some of these, but then ends with other weights
 NEEDED = {"config.json", "optimizer.pt", "scheduler.pt", "trainer_state.json"}
-
-
-def checksum(path):
-    """Returns the SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_json(path, content):
-    """Writes a file of JSON so that, whenever the process is killed, the file is the old one or the new one."""
-    unfinished = path.with_name(f"{path.name}.tmp")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
 
 
 def write_checksums(checkpoint):

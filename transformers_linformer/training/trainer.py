@@ -16,11 +16,11 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerState
 
 from modeling_linformer.projections import LinformerLearnedProjection
 
+from ..errors import UsageError, first_line
+from ..loading import check_finite
+from ..model_card import write_training_card
+from ..tokenization import fit_length
 from .checkpoints import last_complete_checkpoint, write_checksums
-from .errors import UsageError, first_line
-from .loading import check_finite
-from .model_card import write_training_card
-from .tokenization import fit_length
 
 
 logger = transformers.utils.logging.get_logger("transformers.linformer.trainer")
@@ -288,7 +288,40 @@ def scale_learning_rates(optimizer, model):
             optimizer.add_param_group({**group, "params": own, "lr": factor * group["lr"]})
 
 
-def train(trainer, checkpoint, run):
+def finish(trainer, run, checkpoint, evaluate=None, write=None, predict=None):
+    """
+    Takes the last steps of a training command, as its arguments say: trains, evaluates, predicts and publishes the model.
+
+    What a run that was killed has done already is not done again.
+
+    Args:
+        run: the `run_record.Run`, which is told how far it is.
+        checkpoint: where training goes on from, or None.
+        evaluate: returns the metrics as a dictionary. By default `trainer.evaluate()`.
+        write: writes more files into the folder of a trained model, in the main process.
+        predict: writes what the model predicts.
+
+    Returns:
+        the metrics, empty if nothing is evaluated.
+    """
+    args, metrics = trainer.args, {}
+    if args.do_train:
+        train(trainer, run, checkpoint)
+        if write is not None and trainer.is_world_process_zero():
+            write()
+    if args.do_eval:
+        metrics = (evaluate or trainer.evaluate)()
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
+    if args.do_predict:
+        predict()
+    if args.do_train:
+        publish(trainer)
+    run.end()
+    return metrics
+
+
+def train(trainer, run, checkpoint):
     """
     Trains, from the checkpoint on if there is one, and saves the model, the metrics and the state.
 

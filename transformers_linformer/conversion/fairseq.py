@@ -10,8 +10,8 @@ import torch
 
 from configuration_linformer import LinformerConfig
 
-from .conversion import make_linformer, rename
-from .errors import first_line
+from ..errors import first_line
+from .convert import make_linformer, rename
 
 
 # Maps parts of the names of fairseq's tensors to parts of the Linformer's names, as the tables of families.py do

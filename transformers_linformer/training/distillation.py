@@ -3,12 +3,31 @@
 """Distillation: a Linformer learns to give the hidden states of the model that it was converted from."""
 
 import torch
+from torch import nn
 
 from modeling_linformer import LinformerForMaskedLM
 from modeling_linformer.sequence_parallel import all_reduce
 
-from .similarity import cosine_similarities
 from .trainer import LinformerTrainer
+
+
+# The names of the two numbers that `cosine_similarities` returns per document
+MEASURES = ("per_token", "per_document")
+
+
+def cosine_similarities(states, original, attention_mask=None, mesh=None):
+    """
+    Returns two cosine similarities per document, (b, 2), between hidden states and the original's, both (b, n, d).
+
+    The first is the mean over the tokens, and the second is the similarity of the documents' mean vectors. Padding, which
+    is 0 in `attention_mask` (b, n), does not count. When processes share the documents, each gives its part of the tokens
+    and the `mesh` of these processes.
+    """
+    mask = states.new_ones(states.shape[:2]) if attention_mask is None else attention_mask.to(states.dtype)
+    by_token = all_reduce((nn.functional.cosine_similarity(states, original, dim=-1) * mask).sum(1), mesh)
+    documents = (all_reduce((rows * mask[..., None]).sum(1), mesh) for rows in (states, original))
+    by_document = nn.functional.cosine_similarity(*documents, dim=-1)
+    return torch.stack([by_token / all_reduce(mask.sum(1), mesh), by_document], dim=-1)
 
 
 class DistillationTrainer(LinformerTrainer):
