@@ -11,6 +11,16 @@ from pathlib import Path
 
 
 ROOT = Path(__file__).parent.parent
+# The files that travel with each checkpoint
+CODE = {
+    "attention.py",
+    "chunked_inference.py",
+    "input_checks.py",
+    "configuration_linformer.py",
+    "modeling_linformer.py",
+    "projections.py",
+    "sequence_parallel.py",
+}
 
 # After this code none of the packages can be imported, whatever is installed. The copies that come with a checkpoint can
 # be: their names are `transformers_modules.<folder>.modeling_linformer`.
@@ -80,8 +90,8 @@ def kill_script(tmp_path, script, arguments, checkpoint):
     process.wait()
 
 
-def run_python(script, tmp_path, *arguments, environment=offline):
-    """Returns the JSON that the script prints last. It runs in a fresh process, in an empty folder, with an empty cache."""
+def output_of(script, tmp_path, *arguments, environment=offline):
+    """Returns what the script prints. It runs in a fresh process, in an empty folder, with an empty cache."""
     folder = Path(tempfile.mkdtemp(dir=tmp_path))
     (folder / "empty").mkdir()
     process = subprocess.run(
@@ -93,7 +103,12 @@ def run_python(script, tmp_path, *arguments, environment=offline):
         stdin=subprocess.DEVNULL,
     )
     assert process.returncode == 0, process.stderr
-    return json.loads(process.stdout.splitlines()[-1])
+    return process.stdout
+
+
+def run_python(*args, **kwargs):
+    """Returns the JSON that a script prints last, see `output_of`."""
+    return json.loads(output_of(*args, **kwargs).splitlines()[-1])
 
 
 def run_without_packages(script, tmp_path, *arguments, **options):

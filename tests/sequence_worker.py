@@ -9,6 +9,7 @@ import os
 import sys
 from itertools import product
 
+import tiny_models
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
@@ -18,17 +19,7 @@ from configuration_linformer import LinformerConfig
 from transformers_linformer.process_groups import end_process_groups
 
 
-SIZES = {
-    "vocab_size": 50,
-    "hidden_size": 30,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 3,
-    "intermediate_size": 37,
-    "max_position_embeddings": 32,
-    "projected_dim": 8,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-}
+SIZES = tiny_models.SIZES | {"max_position_embeddings": 32, "projected_dim": 8}
 LINEAR = [{"projection_sharing": sharing} for sharing in ("none", "headwise", "key_value", "layerwise")]
 CONV = [{"projection_type": "conv", "projection_sharing": sharing} for sharing in ("none", "key_value")]
 POOLS = [{"projection_type": name} for name in ("mean_pool", "max_pool", "attention_pool")]

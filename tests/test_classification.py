@@ -1,7 +1,6 @@
 """Tests what a classifier is trained on, and what is written of its predictions."""
 
 import csv
-import logging
 from types import SimpleNamespace
 
 import numpy as np
@@ -38,17 +37,16 @@ def tokenizer():
 
 
 @pytest.mark.parametrize("columns", [("text",), ("text", "pair")])
-def test_inputs_are_cut_and_counted(columns, tokenizer, caplog):
+def test_inputs_are_cut_and_counted(columns, tokenizer, log):
     texts = ["one", "one two three four five six seven " * 5, " "]
     data = Dataset.from_dict({column: texts for column in columns} | {"labels": [0, 1, 0]})
-    logging.getLogger("transformers").propagate = True  # so that the records reach pytest
-    with caplog.at_level("INFO", logger="transformers.linformer"):
+    with log.at_level("INFO", logger="transformers.linformer"):
         examples = glue.tokenize("train", data, columns, tokenizer, 12)
     longest = tokenizer(*[texts[1]] * len(columns), truncation=True, max_length=12)["input_ids"]
     assert examples["input_ids"][1] == longest and len(longest) == 12 and len(examples["input_ids"][0]) < 12
     assert examples["labels"][:] == [0, 1, 0]
-    assert "1 of 3 train examples are longer than 12 tokens: they are cut" in caplog.text
-    assert "1 of 3 train examples have no text" in caplog.text
+    assert "1 of 3 train examples are longer than 12 tokens: they are cut" in log.text
+    assert "1 of 3 train examples have no text" in log.text
 
 
 def test_texts_that_are_all_empty_are_refused(tokenizer):

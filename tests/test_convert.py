@@ -4,7 +4,6 @@ import argparse
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,21 +11,22 @@ import pytest
 import torch
 import transformers
 from naive_fairseq import fairseq_class_logits, fairseq_features, fairseq_lm_logits, fairseq_state
-from processes import WITHOUT_PACKAGES, offline, run_script
-from test_travel import CODE
+from processes import CODE, WITHOUT_PACKAGES, output_of, run_script
+from tiny_sources import VOCAB, N, make_source, write_source
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer, BertTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from benchmarks import choose_k
 from modeling_linformer import LinformerForMaskedLM, LinformerForSequenceClassification, LinformerModel
-from transformers_linformer import conversion, convert_fairseq_linformer, convert_to_linformer
+from transformers_linformer import convert_fairseq_linformer, convert_to_linformer
 from transformers_linformer.commands import convert, mlm
 from transformers_linformer.commands.convert import main
+from transformers_linformer.conversion import convert as conversion
 from transformers_linformer.errors import UsageError
 from transformers_linformer.model_card import TASKS
 
 
-N, K, VOCAB = 24, 12, 60
+K = 12
 COMMON = ("Model", "ForMaskedLM", "ForTokenClassification", "ForQuestionAnswering")
 ALL = (*COMMON, "ForSequenceClassification", "ForMultipleChoice")
 SOURCES = [
@@ -39,33 +39,6 @@ SOURCES = [
     *(f"Longformer{head}" for head in ("Model", "ForMaskedLM", "ForTokenClassification")),
     *(f"BigBird{head}" for head in ("Model", "ForMaskedLM", "ForTokenClassification", "ForMultipleChoice", "ForPreTraining")),
 ]
-# Sizes of embeddings, and what lets each token attend to all others
-OWN_FIELDS = {
-    "Electra": {"embedding_size": 20},
-    "Albert": {"embedding_size": 20, "hidden_act": "gelu", "num_hidden_groups": 1},
-    "Longformer": {"attention_window": 4 * N},
-    "BigBird": {"attention_type": "original_full", "hidden_act": "gelu", "rescale_embeddings": False},
-}
-
-
-def make_source(class_name, **fields):
-    """Returns a small model whose parameters are far from their initial values, so that each of them counts."""
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 37}
-    if class_name.startswith("DistilBert"):
-        sizes = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 37}
-    for family, own_fields in OWN_FIELDS.items():
-        if class_name.startswith(family):
-            sizes |= own_fields
-    source_class = getattr(transformers, class_name)
-    defaults = source_class.config_class()
-    offset = 0 if defaults.pad_token_id == 0 else defaults.pad_token_id + 1
-    fields = sizes | {"vocab_size": VOCAB, "max_position_embeddings": N + offset} | fields
-    torch.manual_seed(0)
-    model = source_class(source_class.config_class(**fields)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += torch.randn_like(parameter) * 0.2
-    return model
 
 
 def make_inputs(model, lengths):
@@ -105,31 +78,6 @@ def are_same(ours, theirs, inputs):
     except AssertionError:
         return False
     return True
-
-
-def write_source(model, folder):
-    """Saves the model with a tokenizer of a few words, and returns the folder."""
-    words = "[PAD] [UNK] [CLS] [SEP] [MASK] a the first second text and . one of them".split()
-    tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(words)}, model_max_length=N)
-    tokenizer.save_pretrained(folder)
-    model.save_pretrained(folder)
-    return folder
-
-
-def run_without_packages(code, folder):
-    """Returns what the code prints in a fresh process, which can import none of the packages, is offline and has no cache."""
-    environment = offline(folder / "cache") | {"OMP_NUM_THREADS": "1"}
-    environment.pop("PYTHONPATH", None)
-    process = subprocess.run(
-        [sys.executable, "-c", WITHOUT_PACKAGES + code],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-    )
-    assert process.returncode == 0, process.stderr
-    return process.stdout
 
 
 # What is exact
@@ -363,16 +311,14 @@ def test_encoder_only(tmp_path):
         assert_same(model, source.base_model, make_inputs(source, [K, 4]))
 
 
-def test_what_is_left_out_is_said(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(conversion.logger, "propagate", True)
-    monkeypatch.setattr(transformers.utils.logging.get_logger("transformers"), "propagate", True)
+def test_what_is_left_out_is_said(tmp_path, log):
     make_source("BertForPreTraining").save_pretrained(tmp_path)
     for architecture in ("BertForPreTraining", "BertForMaskedLM"):  # bert-base-uncased names the second one
         config = json.loads((tmp_path / "config.json").read_text())
         (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": [architecture]}))
-        caplog.clear()
+        log.clear()
         assert type(convert_to_linformer(tmp_path, projected_dim=K)) is LinformerForMaskedLM
-        (message,) = {record.getMessage() for record in caplog.records if "left out" in record.getMessage()}
+        (message,) = {record.getMessage() for record in log.records if "left out" in record.getMessage()}
         assert {"bert.pooler.dense.weight", "cls.seq_relationship.bias"} <= set(re.split(r"[,:]? ", message))
 
 
@@ -388,11 +334,9 @@ def test_the_limit_of_far_tokens_is_what_the_original_attended_to():
         assert convert_to_linformer(source, projected_dim=4, block_size=6).config.far_token_limit == attended - 6
 
 
-def test_the_weights_of_global_attention_are_left_out_by_name(caplog, monkeypatch):
-    monkeypatch.setattr(conversion.logger, "propagate", True)
-    monkeypatch.setattr(transformers.utils.logging.get_logger("transformers"), "propagate", True)
+def test_the_weights_of_global_attention_are_left_out_by_name(log):
     model = convert_to_linformer(make_source("LongformerModel"), projected_dim=K)
-    (message,) = {record.getMessage() for record in caplog.records if "left out" in record.getMessage()}
+    (message,) = {record.getMessage() for record in log.records if "left out" in record.getMessage()}
     assert "encoder.layer.1.attention.self.query_global.bias" in message
     assert not any("global" in name for name, _ in model.named_parameters())
 
@@ -565,7 +509,7 @@ def test_written_folders_load_anywhere_and_their_cards_run_as_printed(tmp_path):
         options = {"add_pooling_layer": False} if class_name == "RobertaModel" else {}
         loaded = auto_class.from_pretrained(output, **options)
         assert_same(loaded, source, make_inputs(source, [12, 4]))
-    assert run_without_packages("".join(commands), tmp_path).splitlines() == printed
+    assert output_of(WITHOUT_PACKAGES + "".join(commands), tmp_path).splitlines() == printed
 
 
 @pytest.mark.parametrize("cuts", [True, False])

@@ -3,34 +3,21 @@
 import functools
 
 import pytest
+import tiny_models
 import torch
 from packaging.version import parse
+from tiny_models import BLOCK, PAD, K, N, make_ids
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from configuration_linformer import LinformerConfig
 from modeling_linformer import LinformerForMaskedLM, LinformerForSequenceClassification
 
 
 # The models are so small that a second thread costs more time than it saves
 torch.set_num_threads(1)
 
-PAD, N, K, BLOCK = 1, 24, 6, 8
-
 # One layer has no blocks and one has blocks. To trace both at once takes three quarters of the time.
 BLOCK_SIZES = [0, BLOCK]
-SIZES = {
-    "vocab_size": 50,
-    "hidden_size": 30,
-    "num_hidden_layers": len(BLOCK_SIZES),
-    "num_attention_heads": 3,
-    "intermediate_size": 37,
-    "max_position_embeddings": N,
-    "projected_dim": K,
-    "block_size": BLOCK_SIZES,
-    "pad_token_id": PAD,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-}
+FIELDS = {"num_hidden_layers": len(BLOCK_SIZES), "block_size": BLOCK_SIZES}
 
 # Each shape is a batch size and a length. All graphs are traced with the first one. In the next ones no window is full, or one
 # window, or one block. Then there is one token more than a block, then only full blocks, then n - 1 and n.
@@ -43,20 +30,13 @@ types = pytest.mark.parametrize("projection_type", [config["projection_type"] fo
 with_and_without_mask = pytest.mark.parametrize("with_mask", [False, True], ids=["no-mask", "mask"])
 
 
-def make_model(model_class=LinformerForMaskedLM, **config):
-    """Returns a model in which every parameter is random, as the zero biases of a new model would hide a lost bias."""
-    model = model_class(LinformerConfig(**SIZES, **config)).eval()
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in model.named_parameters():
-        scale = 0.2 if parameter.dim() > 1 else 0.5
-        values = scale * torch.randn(parameter.shape, generator=generator) + name.endswith("LayerNorm.weight")
-        parameter.data.copy_(values)
-    return model
+def make_model(model_class=LinformerForMaskedLM, **fields):
+    return tiny_models.make_model(model_class, **FIELDS | fields)
 
 
 def make_inputs(batch_size, length, with_mask):
     """Returns random inputs. With a mask, each sequence is 3 tokens shorter than the one before it, down to a single token."""
-    ids = torch.randint(PAD + 1, SIZES["vocab_size"], (batch_size, length), generator=torch.Generator().manual_seed(0))
+    ids = make_ids(batch_size, length)
     if not with_mask:
         return {"input_ids": ids}
     lengths = (length - 3 * torch.arange(batch_size)).clamp(min=1)

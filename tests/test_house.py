@@ -1,6 +1,7 @@
 """Imports go one way: configuration, model, what the wings share, the wings, commands, scripts and benchmarks."""
 
 import ast
+import functools
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def imports(name, path):
             yield from (f"{base}.{alias.name}" for alias in node.names)  # these may be modules too
 
 
+@functools.cache
 def graph():
     """Returns a dictionary from each module to the set of the project's modules that it imports."""
     found = modules()

@@ -10,17 +10,10 @@ import pytest
 import torch
 from hub_server import Repository
 from processes import ROOT, run_python, run_without_packages
+from tiny_runs import TINY, TINY_FIELDS
 
 
 CODE = {f"{name}.py": ROOT / name / f"{name}.py" for name in ("configuration_linformer", "modeling_linformer")}
-TINY = {
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "max_position_embeddings": 32,
-    "projected_dim": 8,
-}
 # transformers 5 has no pipeline for question answering any more: it is one of its REMOVED_TASKS.
 PIPELINES = {
     "fill-mask": "LinformerForMaskedLM",
@@ -138,7 +131,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pushed(hub, folder):
-    printed = run_python(PUSH, folder, folder, json.dumps(TINY), json.dumps(PIPELINES), environment=hub.environment)
+    printed = run_python(PUSH, folder, folder, json.dumps(TINY_FIELDS), json.dumps(PIPELINES), environment=hub.environment)
     intact = hub.files("user/trained")
     weights = intact["model.safetensors"]
     damages = {
@@ -167,7 +160,7 @@ def pulled(hub, folder, pushed):
 def pretrained(hub, folder):
     """Trains a model by `run_mlm.py` and pushes it, as a user does."""
     (folder / "text.txt").write_text(topics["assert"] * 3)
-    overrides = ",".join(f"{name}={value}" for name, value in TINY.items())
+    overrides = TINY
     arguments = [f"--train_file={folder / 'text.txt'}", f"--output_dir={folder / 'pretrained'}"]
     arguments += [f"--config_overrides={overrides}", "--vocab_size=300", "--do_train", "--do_eval", "--max_steps=2"]
     arguments += ["--save_steps=1", "--report_to=none", "--use_cpu", "--push_to_hub", "--hub_model_id=user/pretrained"]
@@ -300,7 +293,7 @@ def test_model_cards_tell_origin_data_and_results(hub, folder, pulled_again):
 def test_a_wrong_token_for_a_script_is_one_clear_line(hub, tmp_path, is_reached):
     (tmp_path / "text.txt").write_text("Some lines of text.\n" * 100)
     argv = ["--train_file=text.txt", "--output_dir=refused", "--vocab_size=300", "--do_train"]
-    argv += [f"--config_overrides={','.join(f'{name}={value}' for name, value in TINY.items())}", "--max_steps=1"]
+    argv += [f"--config_overrides={TINY}", "--max_steps=1"]
     argv += ["--report_to=none", "--use_cpu", "--push_to_hub", "--hub_model_id=user/refused", "--hub_token=hf_wrong"]
     command = [sys.executable, str(ROOT / "run_mlm.py"), *argv]
     environment = hub.environment(tmp_path / "cache")

@@ -7,7 +7,6 @@ from pydoc_data.topics import topics
 
 import pytest
 import torch
-import transformers
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, RobertaConfig, RobertaForSequenceClassification
@@ -83,12 +82,6 @@ def refusal(*args, **kwargs):
         run(*args, **kwargs)
     assert "\n" not in str(raised.value)
     return str(raised.value)
-
-
-@pytest.fixture
-def said(monkeypatch, caplog):
-    monkeypatch.setattr(transformers.utils.logging.get_logger("transformers"), "propagate", True)
-    return lambda: [record.getMessage() for record in caplog.records]
 
 
 def copy(models, name, folder, weights=None, **fields):
@@ -224,11 +217,11 @@ def test_weights_that_float16_does_not_hold(models, tmp_path):
         (mlm, "classifier", ["lm_head.bias", "lm_head.decoder.bias", "lm_head.dense.bias", "lm_head.dense.weight", "..."]),
     ],
 )
-def test_a_missing_head_starts_anew_by_name(command, name, new, models, tmp_path, said):
+def test_a_missing_head_starts_anew_by_name(command, name, new, models, tmp_path, log):
     run(command, models, tmp_path / "out", "--learning_rate=1e-9", model=models / name)
-    (line,) = [line for line in said() if "random" in line]
+    (line,) = [line for line in log.messages if "random" in line]
     assert line.startswith("The head starts from random weights: " + ", ".join(new).removesuffix("..."))
-    assert not any("LOAD REPORT" in line for line in said())
+    assert not any("LOAD REPORT" in line for line in log.messages)
     before, after = load_file(models / name / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
     body = [key for key in after if key.startswith(("linformer.", "bert.")) and "pooler" not in key]
     assert len(body) > 20
@@ -236,7 +229,7 @@ def test_a_missing_head_starts_anew_by_name(command, name, new, models, tmp_path
         torch.testing.assert_close(after[key], before[key], atol=1e-6, rtol=0)
 
 
-def test_a_head_of_another_size_starts_anew_if_it_is_asked_for(models, tmp_path, said):
+def test_a_head_of_another_size_starts_anew_if_it_is_asked_for(models, tmp_path, log):
     rows = "".join(f"{text},{text}\n" for text in WORDS)
     (tmp_path / "six.csv").write_text(f"text,label\n{rows}{rows}")
     more = (f"--train_file={tmp_path / 'six.csv'}", "--learning_rate=1e-9")
@@ -244,7 +237,7 @@ def test_a_head_of_another_size_starts_anew_if_it_is_asked_for(models, tmp_path,
     assert "classifier.out_proj.weight is (3, 16) and not (6, 16)" in refused
     assert refused.endswith(": give --ignore_mismatched_sizes to start with a new head for 6 labels.")
     run(glue, models, tmp_path / "out", *more, "--ignore_mismatched_sizes")
-    assert "The head starts from random weights: classifier.out_proj.bias, classifier.out_proj.weight" in said()
+    assert "The head starts from random weights: classifier.out_proj.bias, classifier.out_proj.weight" in log.messages
 
 
 @pytest.mark.parametrize(("command", "name"), [(glue, "linformer"), (mlm, "classifier")])
@@ -259,18 +252,18 @@ def test_the_head_of_a_student_is_needed(models, tmp_path):
     assert "lacks lm_head.dense.weight" in refusal(distill, models, tmp_path / "out", model=model)
 
 
-def test_a_pooler_that_nothing_reads_is_not_made_up(models, tmp_path, said):
+def test_a_pooler_that_nothing_reads_is_not_made_up(models, tmp_path, log):
     student = LinformerModel.from_pretrained(models / "student", add_pooling_layer=False)
     student.save_pretrained(tmp_path / "model")
     AutoTokenizer.from_pretrained(models / "student").save_pretrained(tmp_path / "model")
     run(distill, models, tmp_path / "out", model=tmp_path / "model")
     assert not any("pooler" in key for key in load_file(tmp_path / "out" / "model.safetensors"))
-    assert not any("random" in line for line in said())
+    assert not any("random" in line for line in log.messages)
 
 
-def test_heads_that_are_left_out_are_named(models, tmp_path, said):
+def test_heads_that_are_left_out_are_named(models, tmp_path, log):
     run(glue, models, tmp_path / "out", model=models / "linformer")
-    (line,) = [line for line in said() if "left out" in line]
+    (line,) = [line for line in log.messages if "left out" in line]
     assert re.match("These tensors are left out, as a LinformerForSeq.* has no place for them: lm_head.bias, lm_head", line)
 
 
@@ -294,10 +287,10 @@ def test_a_tokenizer_without_a_mask_token(models, tmp_path):
 
 
 @pytest.mark.parametrize("command", [mlm, glue])
-def test_the_embeddings_grow_where_the_model_is_trained(command, models, tmp_path, said):
+def test_the_embeddings_grow_where_the_model_is_trained(command, models, tmp_path, log):
     larger = (f"--tokenizer_name={models / 'larger'}", "--learning_rate=1e-9")
     run(command, models, tmp_path / "out", *larger)
-    assert "The tokenizer has 302 tokens, the checkpoint 300: the embeddings grow" in " ".join(said())
+    assert "The tokenizer has 302 tokens, the checkpoint 300: the embeddings grow" in " ".join(log.messages)
     name, key = {mlm: "linformer", glue: "classifier"}[command], "linformer.embeddings.word_embeddings.weight"
     before, after = load_file(models / name / "model.safetensors")[key], load_file(tmp_path / "out" / "model.safetensors")[key]
     assert len(after) == 302 and read_config(tmp_path / "out")["vocab_size"] == 302

@@ -1,6 +1,5 @@
 """Tests which tokens are masked, and how it is measured how well a model predicts them."""
 
-import logging
 import math
 
 import datasets
@@ -183,10 +182,9 @@ def test_words_of_two_lines_are_not_glued(tokenizer):
     assert "fox jump" in text and "the quick brown fox jumps over the lazy dog".startswith(" ".join(text.split()))
 
 
-def test_what_was_found_is_said(tokenizer, caplog):
+def test_what_was_found_is_said(tokenizer, log):
     texts = Dataset.from_dict({"text": [TEXT, "the fox", " "]})
-    logging.getLogger("transformers").propagate = True  # so that the records reach pytest
-    with caplog.at_level("INFO", logger="transformers.linformer"):
+    with log.at_level("INFO", logger="transformers.linformer"):
         make_sequences(texts, tokenizer, 12, line_by_line=True)
-    assert "3 texts, 1 of them empty and left out, 1 longer than 12 tokens and cut; 2 sequences" in caplog.text
-    assert "the first sequence: <s>the quick brown" in caplog.text
+    assert "3 texts, 1 of them empty and left out, 1 longer than 12 tokens and cut; 2 sequences" in log.text
+    assert "the first sequence: <s>the quick brown" in log.text

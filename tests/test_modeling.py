@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from naive_linformer import naive_forward
 from packaging.version import parse
 from safetensors import safe_open
+from tiny_models import PAD, SIZES, VOCAB, K, N, make_ids, make_model, pad_right, tiny_config
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
@@ -50,23 +51,8 @@ torch.set_num_threads(1)
 SHARINGS = ("none", "headwise", "key_value", "layerwise")
 TYPES = ("linear", "mean_pool", "max_pool", "attention_pool", "conv")
 POOLS = ("mean_pool", "max_pool", "attention_pool")
-VOCAB, PAD, N, K = 50, 1, 24, 6
 # These are one token, fewer than a window of 4, and than a block of 8, a number between (no multiple of a window), and n
 LENGTHS = (1, 3, 6, 13, N)
-
-# The sizes differ from one another, so that no mixed-up dimension fits by chance
-SIZES = {
-    "vocab_size": VOCAB,
-    "hidden_size": 30,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 3,
-    "intermediate_size": 37,
-    "max_position_embeddings": N,
-    "projected_dim": K,
-    "pad_token_id": PAD,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-}
 
 # Every run tests the same examples, so that a failure can be repeated
 few_examples = settings(max_examples=25, deadline=None, derandomize=True, database=None)
@@ -79,33 +65,6 @@ types = pytest.mark.parametrize("projection_type", TYPES)
 projections = pytest.mark.parametrize("projection_type, sharing", PROJECTIONS)
 # A block has two windows of 4 positions
 with_and_without_blocks = pytest.mark.parametrize("block_size", [0, 8])
-
-
-def make_model(model_class=LinformerModel, dtype=torch.float32, **config):
-    """Returns a small model with random parameters. A new model has zero biases, which would hide a bias that is not added."""
-    model = model_class(LinformerConfig(**{**SIZES, **config})).eval().to(dtype)
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in model.named_parameters():
-        scale = 0.2 if parameter.dim() > 1 else 0.5
-        values = scale * torch.randn(parameter.shape, generator=generator) + name.endswith("LayerNorm.weight")
-        parameter.data.copy_(values)
-    return model
-
-
-def make_ids(*shape, seed=0):
-    """Returns random token ids, none of which is the padding id."""
-    return torch.randint(PAD + 1, VOCAB, shape, generator=torch.Generator().manual_seed(seed))
-
-
-def pad_right(sequences, length=None, garbage=None):
-    """Returns a batch and its mask. The padding holds the padding id, or random ids of the seed `garbage`."""
-    shape = (len(sequences), length or max(map(len, sequences)))
-    batch = torch.full(shape, PAD) if garbage is None else make_ids(*shape, seed=garbage)
-    mask = torch.zeros_like(batch)
-    for row, sequence in enumerate(sequences):
-        batch[row, : len(sequence)] = sequence
-        mask[row, : len(sequence)] = 1
-    return batch, mask
 
 
 def assert_equal(actual, expected, atol):
@@ -530,7 +489,7 @@ def roberta(model_class=RobertaModel, **fields):
 
 def as_roberta(**config):
     """Returns the model that equals `roberta()` in everything but the projection."""
-    model = LinformerModel(LinformerConfig(**{**SIZES, "layer_norm_eps": 1e-5, **config})).eval()
+    model = LinformerModel(tiny_config(**{"layer_norm_eps": 1e-5, **config})).eval()
     copy_weights(roberta(), model, offset=PAD + 1)
     return model
 
@@ -876,7 +835,7 @@ def test_logits_to_keep_is_refused_where_it_could_mean_anything(logits_to_keep, 
 )
 def test_contradictions_are_refused(fields, named):
     with pytest.raises(ValueError) as error:
-        LinformerConfig(**{**SIZES, **fields})
+        tiny_config(**fields)
     for text in named:
         assert text in str(error.value)
     assert "\n" not in str(error.value)
@@ -903,11 +862,11 @@ def test_the_smallest_sizes_are_accepted():
     sizes = {**dict.fromkeys(names, 1), "max_position_embeddings": 1, "projected_dim": 1}
     model = LinformerModel(LinformerConfig(**sizes, initializer_range=0.0, layer_norm_eps=0.0, pad_token_id=-1))
     assert model(torch.zeros(1, 1, dtype=torch.long)).last_hidden_state.shape == (1, 1, 1)
-    assert LinformerConfig(**{**SIZES, "projection_type": "mean_pool", "far_token_limit": 1}).far_token_limit == 1
+    assert tiny_config(**{"projection_type": "mean_pool", "far_token_limit": 1}).far_token_limit == 1
 
 
 def test_poolings_take_a_k_per_layer_whatever_the_sharing():
-    config = LinformerConfig(**{**SIZES, "projected_dim": [8, 4], "projection_type": "max_pool"})
+    config = tiny_config(**{"projected_dim": [8, 4], "projection_type": "max_pool"})
     assert config.projected_dims == [8, 4]
 
 
@@ -1152,7 +1111,7 @@ def test_an_input_of_one_block_has_no_rows(monkeypatch, projection_type, config)
 @pytest.mark.parametrize("block_size", [0, 12])
 @projections
 def test_layers_of_the_same_sizes_share_what_follows_from_these(monkeypatch, projection_type, sharing, block_size):
-    if has_shared_projection(LinformerConfig(**SIZES, projection_type=projection_type, projection_sharing=sharing)):
+    if has_shared_projection(tiny_config(projection_type=projection_type, projection_sharing=sharing)):
         pytest.skip("one E = F has one k")
     calls, position_bias = [], attention.position_bias
     monkeypatch.setattr(attention, "position_bias", lambda *args: calls.append(args[2]) or position_bias(*args))
@@ -1302,12 +1261,12 @@ def test_a_foreign_auto_map_is_never_saved(tmp_path):
     own = LinformerConfig().auto_map
     foreign = {name: f"stranger/code--evil.{reference.split('.')[1]}" for name, reference in own.items()}
     foreign |= {"AutoModel": "evil.LinformerModel", "AutoModelForCausalLM": "evil.Evil"}
-    config = LinformerConfig(**SIZES, auto_map=foreign, architectures=["Evil"])
+    config = tiny_config(auto_map=foreign, architectures=["Evil"])
     assert config.auto_map == foreign  # it may be needed to load the model
     config.save_pretrained(tmp_path)
     assert saved() == own
     for wrong in (foreign, None):
-        model = LinformerForSequenceClassification(LinformerConfig(**SIZES, auto_map=wrong))
+        model = LinformerForSequenceClassification(tiny_config(auto_map=wrong))
         model.save_pretrained(tmp_path)
         assert saved() == own
     # The code that was published may be a stranger's today
@@ -1393,7 +1352,7 @@ def test_initial_linear_projection_is_mean_pooling_of_n_tokens(n, k, sharing):
 
 
 def test_initial_convolution_is_mean_pooling():
-    model = LinformerModel(LinformerConfig(**{**SIZES, "projection_type": "conv"}))
+    model = LinformerModel(tiny_config(**{"projection_type": "conv"}))
     rows = torch.randn(2, N, 3, 10, generator=torch.Generator().manual_seed(0))
     assert_equal(model.encoder.E(rows, Tokens(rows.shape[:2])), rows.unflatten(1, (K, N // K)).mean(2), 1e-6)
 

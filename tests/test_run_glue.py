@@ -13,6 +13,7 @@ import transformers
 from datasets import ClassLabel, Dataset, Features, Value
 from processes import ROOT, kill_script, launcher, run_script
 from safetensors.torch import load_file
+from tiny_runs import TINY
 from transformers import AutoTokenizer, pipeline
 
 import transformers_linformer.training.metrics
@@ -32,9 +33,6 @@ from transformers_linformer.training.metrics import ClassificationMetrics
 
 GLUE = ROOT.parent / "shared" / "data" / "glue"
 IMDB = ROOT.parent / "shared" / "data" / "imdb"
-TINY = (
-    "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=32,projected_dim=8"
-)
 WORDS = "a good film about two dogs who never bark but think that every cat in town is very bad".split()
 LABELS = {
     "cola": ["unacceptable", "acceptable"],
@@ -145,13 +143,6 @@ def reviews(label=("bad", "good"), rows=24):
     return [{"text": sentence(generator), "label": label[row % len(label)]} for row in range(rows)]
 
 
-@pytest.fixture
-def warnings_of_the_script(monkeypatch, caplog):
-    for name in ("transformers", "transformers.linformer.glue"):
-        monkeypatch.setattr(transformers.utils.logging.get_logger(name), "propagate", True)
-    return caplog
-
-
 # Tasks
 
 
@@ -190,11 +181,11 @@ def test_real_glue(task, tmp_path):
 
 
 @pytest.mark.skipif(not IMDB.is_dir(), reason="needs the folder ../shared/data/imdb")
-def test_a_dataset_without_validation(tmp_path, warnings_of_the_script):
+def test_a_dataset_without_validation(tmp_path, log):
     options = (f"--dataset_name={IMDB}", "--text_column", "text", "--do_eval", "--do_predict")
     main(arguments(tmp_path / "out", *options, "--max_train_samples=50", "--max_eval_samples=20", "--max_predict_samples=10"))
-    assert "5 % of the training data are held out" in warnings_of_the_script.text
-    assert "of 50 train examples are longer than 32 tokens" in warnings_of_the_script.text
+    assert "5 % of the training data are held out" in log.text
+    assert "of 50 train examples are longer than 32 tokens" in log.text
     assert "eval_accuracy" in read(tmp_path / "out")
     assert len(table(tmp_path / "out" / "predictions.csv")) == 10
 

@@ -13,6 +13,7 @@ from datasets import Dataset
 from packaging.version import parse
 from processes import ROOT, kill_script, launcher, run_script
 from safetensors.torch import load_file
+from tiny_runs import TINY
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertTokenizer, RobertaConfig, pipeline
 
 from transformers_linformer.commands import mlm
@@ -25,9 +26,6 @@ from transformers_linformer.training.text import load_texts, make_sequences, pac
 
 
 WIKITEXT = ROOT.parent / "shared" / "data" / "wikitext"
-TINY = (
-    "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=32,projected_dim=8"
-)
 
 
 @pytest.fixture(scope="session")
@@ -98,9 +96,7 @@ def test_killed_at_any_step_the_final_weights_are_the_same(finished_run, text_fi
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_half_written_checkpoints_are_passed_over(finished_run, tmp_path, caplog, monkeypatch):
-    for name in ("transformers", checkpoints.logger.name):
-        monkeypatch.setattr(transformers.utils.logging.get_logger(name), "propagate", True)
+def test_half_written_checkpoints_are_passed_over(finished_run, tmp_path, log):
     for name in ("checkpoint-20", "checkpoint-30"):
         shutil.copytree(finished_run[0] / name, tmp_path / name)
     assert checkpoints.last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-30")
@@ -116,7 +112,7 @@ def test_half_written_checkpoints_are_passed_over(finished_run, tmp_path, caplog
         path.rename(tmp_path / "away")
         assert checkpoints.last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-20"), name
         (tmp_path / "away").rename(path)
-    assert "written only in part" in caplog.text
+    assert "written only in part" in log.text
 
 
 def without_dropout(text_file, output_dir, *more):

@@ -9,7 +9,7 @@ import torch
 from hub_server import Repository
 from processes import run_python, run_without_packages
 from safetensors.torch import load_file
-from test_convert import N, make_source, write_source
+from tiny_sources import N, make_source, write_source
 
 from transformers_linformer.commands.convert import main
 from transformers_linformer.errors import UsageError

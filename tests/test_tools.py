@@ -5,11 +5,13 @@ import json
 import shutil
 
 import pytest
+import tiny_models
 import torch
 import transformers
 from accelerate import cpu_offload
 from datasets import Dataset
 from processes import run_without_packages
+from tiny_models import BLOCK, PAD, K, N, make_ids
 from tiny_runs import TINY, glue_arguments
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -33,21 +35,9 @@ from transformers_linformer.commands import glue
 # The models are so small that a second thread costs more time than it saves
 torch.set_num_threads(1)
 
-PAD, N, K, BLOCK = 1, 24, 6, 8
 
 # The kernels of quantised layers take these hidden sizes
-SIZES = {
-    "vocab_size": 50,
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 96,
-    "max_position_embeddings": N,
-    "projected_dim": K,
-    "pad_token_id": PAD,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-}
+SIZES = tiny_models.SIZES | {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 96}
 
 CONFIGS = [
     {"projection_type": name, "block_size": size}
@@ -67,26 +57,15 @@ ADAPTED = ("query", "key", "value")
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 
-def make_model(**config):
-    """
-    Returns a model in which every parameter is random, as the biases of a new model are zero, which would hide a lost bias.
-
-    Matrices keep the scale of their inputs, as trained matrices do, because the softmax magnifies the errors of very large
-    scores.
-    """
-    model = LinformerModel(LinformerConfig(**{**SIZES, **config}), add_pooling_layer=False).eval()
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in model.named_parameters():
-        scale = 0.5 if parameter.dim() == 1 else parameter.shape[-1] ** -0.5
-        values = scale * torch.randn(parameter.shape, generator=generator) + name.endswith("LayerNorm.weight")
-        parameter.data.copy_(values)
-    return model
+def make_model(**fields):
+    # The softmax magnifies the errors of very large scores
+    return tiny_models.make_model(keeps_scale=True, **SIZES | fields)
 
 
 def hidden_states(model):
     """Returns those of two sequences, one of which is padded. Blocks and windows divide neither of the lengths."""
     length = model.config.max_position_embeddings - 1
-    ids = torch.randint(PAD + 1, SIZES["vocab_size"], (2, length), generator=torch.Generator().manual_seed(0))
+    ids = make_ids(2, length)
     mask = torch.arange(length) < torch.tensor([[length], [13]])
     return model(ids.masked_fill(~mask, PAD), attention_mask=mask.long()).last_hidden_state
 
@@ -287,7 +266,7 @@ def test_adapters_of_a_quantised_model_are_trained(quantization, tmp_path):
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert all("lora_" in name or "modules_to_save" in name for name in before)
 
-    input_ids = torch.randint(PAD + 1, SIZES["vocab_size"], (16, N), generator=torch.Generator().manual_seed(0))
+    input_ids = make_ids(16, N)
     labels = (input_ids[:, : N // 2].float().mean(1) > SIZES["vocab_size"] / 2).long()
     data = Dataset.from_dict({"input_ids": input_ids.tolist(), "labels": labels.tolist()})
     options = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "logging_steps": 1}
@@ -399,7 +378,7 @@ def test_an_encoder_decoder_by_remote_code_alone(tmp_path):
     config = BertConfig(**{name: SIZES[name] for name in names}, is_decoder=True, add_cross_attention=True)
     decoder = BertLMHeadModel(config).eval()
     decoder.save_pretrained(tmp_path / "decoder")
-    ids = torch.randint(PAD + 1, SIZES["vocab_size"], (2, 20), generator=torch.Generator().manual_seed(0))
+    ids = make_ids(2, 20)
     mask = torch.arange(20) < torch.tensor([[20], [9]])
     inputs = {"input_ids": ids.masked_fill(~mask, PAD), "attention_mask": mask.long()}
     torch.save(inputs, tmp_path / "inputs.pt")

@@ -12,22 +12,14 @@ import pytest
 import torch
 import transformers
 from packaging.version import parse
-from processes import WITHOUT_PACKAGES, run_python, run_without_packages
+from processes import CODE, WITHOUT_PACKAGES, run_python, run_without_packages
 
 import modeling_linformer
 from configuration_linformer import LinformerConfig
 
 
 HEADS = sorted(name for name in modeling_linformer.__all__ if name != "LinformerPreTrainedModel")
-CODE = {
-    "attention.py",
-    "chunked_inference.py",
-    "input_checks.py",
-    "configuration_linformer.py",
-    "modeling_linformer.py",
-    "projections.py",
-    "sequence_parallel.py",
-}
+
 
 # What the code of a checkpoint may use from outside itself. This lists what is allowed, and not what is forbidden, as torch,
 # transformers and the builtins have more ways to files, connections and processes than anybody can list (torch.load and

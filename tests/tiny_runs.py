@@ -13,9 +13,15 @@ from transformers_linformer.conversion.convert import convert_to_linformer
 from transformers_linformer.tokenization import train_tokenizer
 
 
-TINY = (
-    "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=32,max_position_embeddings=32,projected_dim=8"
-)
+TINY_FIELDS = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 32,
+    "projected_dim": 8,
+}
+TINY = ",".join(f"{name}={value}" for name, value in TINY_FIELDS.items())
 COMMON = ("--do_train", "--per_device_train_batch_size=4", "--report_to=none", "--use_cpu", "--disable_tqdm=True")
 # Few enough rows for several epochs, and a last step in the middle of one
 MIDDLE = ("--max_steps=10", "--save_steps=5")
