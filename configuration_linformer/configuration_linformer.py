@@ -68,13 +68,13 @@ class LinformerConfig(PreTrainedConfig):
         positions has m / w rows, rounded up.
     block_size (`int` or `list[int]`, *optional*, defaults to 0):
         b: the sequence is cut into blocks of this many tokens. A token attends exactly to the tokens of its own block, and
-        also to the projected rows of the complete sequence, but for those of windows that have tokens of its block. So an
+        also to the projected rows of the complete sequence, except those of windows that have tokens of its block. So an
         input of at most b tokens gets full attention. Except with `"linear"`, b has to be a divisor or a multiple of w. A list
         gives one size per layer. 0 is the attention of the paper, to the projected rows alone.
     num_global_tokens (`int`, *optional*, defaults to 0):
-        g: the first g tokens of a sequence are keys of every block, exactly, beside the block's own tokens. The rows of
-        their windows are left out, so g has to be a multiple of w. In pairs of a question and a document, these tokens hold
-        the question. Without blocks, they are keys of every token beside the projected rows.
+        g: every block attends exactly to the first g tokens of a sequence, beside its own tokens. The rows of their windows
+        are left out, so g has to be a multiple of w. In pairs of a question and a document, these tokens hold the question.
+        Without blocks, every token attends to them and to the projected rows.
     far_token_limit (`int`, *optional*):
         With blocks and a pooling, the largest number of tokens outside a block that are counted in its softmax, global tokens
         not included. If a sequence has more, each projected row counts for proportionally fewer tokens, so that nearby tokens

@@ -5,20 +5,30 @@ This module computes Linformer's self-attention. For head i with E_i and F_i of 
 
     head_i = softmax( Q W_i^Q (E_i K W_i^K)^T / sqrt(d_h) ) . F_i V W_i^V
 
-With blocks, the sequence is cut into m blocks of b tokens. One softmax covers the tokens of the own block, exactly, and the
+With blocks, the sequence is cut into m blocks of b tokens. The softmax of a token covers the tokens of its own block, and the
 keys that all blocks share, which are the projected rows and, if there are any, the g global tokens before them:
 
     head_i(block) = softmax( [ Q K^T / sqrt(d_h) , Q (E_i K)^T / sqrt(d_h) + log c ] ) . [ V ; F_i V ]
 
               own tokens    rows                      b = 4, w = 2, 12 tokens
-    block 0   0 1 2 3       .  .  45 67 89 ab         The rows of the own block are left out, as its tokens are
-    block 1   4 5 6 7       01 23 .  .  89 ab         there themselves. Each other row counts for c tokens.
+    block 0   0 1 2 3       .  .  45 67 89 ab         A block leaves out the rows of its own windows, as it has
+    block 1   4 5 6 7       01 23 .  .  89 ab         their tokens. Each other row counts for c tokens.
     block 2   8 9 a b       01 23 45 67 .  .
 
               own tokens    global tokens and rows    g = 2
     block 0   0 1 2 3       .  .  .  45 67 89 ab      Global tokens are left out of the block that has them.
     block 1   4 5 6 7       0  1  23 .  .  89 ab
     block 2   8 9 a b       0  1  23 45 67 .  .
+
+A layer computes these shapes, in this order:
+
+    hidden states   (B, n', d)
+    features        (B, n', h, d_h)           the query, the key and the value of each token
+    shared keys     (B, g + k, h, d_h)        E K and F V, after the global tokens
+    blocks          (B m, h, b, d_h)          the queries of each block
+    own and shared  (B m, h, b + g + k, d_h)  the keys, and the values, that the queries of a block attend to
+    weights         (B m, h, b, b + g + k)    the softmax of the scores and the bias
+    outputs         (B, n', d)
 
 projections.py says what a row is, and what the letters B, n', k, w, h, d and d_h stand for in shapes.
 """
@@ -90,11 +100,11 @@ def position_bias(tokens, block_size, num_keys, E, far_token_limit, relative_bia
     """
     Returns what is added to the scores in all layers alike, (B or 1, m, 1 or h, 1 or b, b + g + k), or None if nothing is.
 
-    It leaves out padding, the global tokens that a block has itself, and the rows of its own windows, and has the log counts
-    that follow from positions. If more than `far_token_limit` tokens are neither in a block nor global, its rows count for
-    proportionally fewer, so that nearby tokens weigh as much as in the short sequences that a model was trained on. `num_keys`
-    is (g, k), or (0, 0) if nothing outside of a block is needed. `relative_bias` is the `LinformerRelativeAttentionBias`, if
-    there is one.
+    It leaves out padding, and for each block the global tokens that it has itself and the rows of its own windows. It contains
+    the log counts that follow from positions. If more than `far_token_limit` tokens are neither in a block nor global, the
+    rows count for proportionally fewer, so that nearby tokens weigh as much as in the short sequences that a model was trained
+    on. `num_keys` is (g, k), or (0, 0) if nothing outside of a block is needed. `relative_bias` is the
+    `LinformerRelativeAttentionBias`, if there is one.
     """
     device, size, window, (num_global, num_rows) = tokens.device, block_size or tokens.length, E.window, num_keys
     with_limit = block_size and num_rows and far_token_limit is not None
@@ -165,7 +175,7 @@ def join_rows(parts):
 
 
 def fill_up(shared, num_keys):
-    """Fills `SharedKeys` up to (g, k): a compiled graph must not depend on their number. The bias leaves the rest out."""
+    """Fills up `SharedKeys` to g + k keys: a compiled graph must not depend on their number. The bias leaves out the rest."""
     missing = sum(num_keys) - shared.key.shape[1]
     return SharedKeys(
         *(each if each is None else nn.functional.pad(each, (0, 0) * (each.dim() - 2) + (0, missing)) for each in shared)
@@ -191,8 +201,8 @@ class LinformerRelativeAttentionBias(nn.Embedding):
     """
     Holds the bias of the scores for each bucket of distances and each head, as in MPNet and T5.
 
-    Of the buckets, half are for keys to the right of a query. Of each half, one half is for a distance each, and the rest
-    divide the distances up to 128 evenly on a logarithmic scale. The last bucket has all that are further away, too.
+    Half of the buckets are for keys to the right of a query. In each half, the first half of the buckets has one distance
+    each, and the others divide the distances up to 128 evenly on a logarithmic scale. The last one also has all beyond 128.
     """
 
     max_distance = 128
@@ -303,7 +313,7 @@ class LinformerSelfAttention(nn.Module):
         return self.block_size if torch.compiler.is_compiling() else min(self.block_size, tokens.length)
 
     def needs_shared_keys(self, tokens, E):
-        """Returns whether any of these keys counts. None does if all tokens are in one block, or in the window of one."""
+        """Returns whether any shared key counts. None does if all tokens are in one block, or in one window."""
         if not self.block_size or torch.compiler.is_compiling():
             return True
         if tokens.seq_length > max(self.block_size, 0 if E.num_global_tokens else E.window or 0):
@@ -312,7 +322,7 @@ class LinformerSelfAttention(nn.Module):
         return isinstance(E, LinformerLearnedProjection) and torch.is_grad_enabled()
 
     def projects_hidden_states(self, E):
-        """Returns whether the sequence is projected before it is multiplied by W, which then costs k and not n rows."""
+        """Returns whether the sequence is projected before it is multiplied by W, which then takes k rows, not n states."""
         return not (self.block_size or E.needs_features)
 
     def split_heads(self, states):
@@ -321,9 +331,9 @@ class LinformerSelfAttention(nn.Module):
 
 def linear_after_projection(linear, rows):
     """
-    Returns E (X W + 1 bᵀ) = (E X) W + (E 1) bᵀ, (B, k, d), from the rows E X and in their last feature E 1, (B, k, 1, d + 1).
+    Returns E (X W + 1 biasᵀ) = (E X) W + (E 1) biasᵀ, (B, k, d), from `rows`, (B, k, 1, d + 1): E X, and E 1 as last feature.
 
-    A row of zeros gives b. Reading `linear.bias` instead would bypass adapters and quantised modules.
+    A row of zeros gives the bias. Reading `linear.bias` instead would bypass adapters and quantised modules.
     """
     projected, row_sums = rows.squeeze(2).split([rows.shape[-1] - 1, 1], dim=-1)
     output = linear(nn.functional.pad(projected, (0, 0, 0, 1)))

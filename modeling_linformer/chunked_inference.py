@@ -1,10 +1,10 @@
 # Copyright 2026 The transformers-linformer authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-This module computes a layer for inference in chunks of the sequence, which need the same memory one after the other.
+This module computes a layer for inference in chunks of the sequence, which use the same memory one after the other.
 
-Once the projected rows of a layer exist, what is left of it needs nothing of other blocks. So a chunk's outputs can overwrite
-its inputs, and what lives is one tensor of (B, n', d) and a constant, whatever n' is.
+Once the projected rows of a layer exist, the rest of the layer is computed for each block alone. So a chunk's outputs can
+overwrite its inputs, and a layer needs one tensor of (B, n', d), and memory for one chunk, whatever n' is.
 """
 
 from typing import NamedTuple
@@ -35,7 +35,7 @@ def choose_chunks(chunk_size, length, multiple, device, in_place=True):
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return None
     if chunk_size is None:
-        # A CPU finds what it has just computed in its caches. Other devices take chunks to save memory alone.
+        # On a CPU, what was just computed for a chunk is still in the caches. Other devices only save memory by chunks.
         chunk_size = 512 if device.type == "cpu" else 16384 if length >= 65536 else 0
     chunk_size = -(-chunk_size // multiple) * multiple
     return Chunks(chunk_size, in_place) if 0 < chunk_size < length else None
@@ -81,7 +81,7 @@ def forward_in_chunks(layer, hidden_states, tokens, chunks, shared_projection=No
         output, _ = attention.attend(*features_of(positions), shared, bias_of(part), part, **kwargs)
         return layer.feed_forward(layer.attention.output(output, states))
 
-    # Processes that share a sequence exchange the counts of tokens before the keys, as they do without chunks: one of them may
+    # Processes that share a sequence exchange the counts of tokens before the keys, with and without chunks: some of them may
     # have too few tokens for chunks
     bias_of(tokens.part(slice(0, chunks.size)))
     needs_keys = attention.needs_shared_keys(tokens, E)

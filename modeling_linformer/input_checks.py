@@ -9,7 +9,7 @@ from transformers.utils.import_utils import is_tracing
 def check_inputs(model, input_ids, input_shape, attention_mask, token_type_ids, position_ids, is_first_part, kwargs):
     """
     Raises `ValueError` for an input that is no batch of sequences, for ids that have no embedding, for a mask that is not 1
-    for tokens and 0 for padding, or begins with padding, and for documents packed in one row.
+    for tokens and 0 for padding, or begins with padding, and for documents that are packed into one sequence.
 
     `is_first_part` is False where other processes have the tokens before these.
     """
@@ -50,7 +50,7 @@ def check_inputs(model, input_ids, input_shape, attention_mask, token_type_ids, 
 
 
 def check_ids(name, ids, input_shape, number, field):
-    """Raises `ValueError` for ids that have not the input's shape, or, where to look costs nothing, not the number's range."""
+    """Raises `ValueError` for ids of another shape than the input's, and, if their values are known, out of range."""
     if ids is None:
         return
     if ids.dim() != 2 or ids.shape[1] != input_shape[1] or ids.shape[0] not in (1, input_shape[0]):
@@ -64,7 +64,7 @@ def check_ids(name, ids, input_shape, number, field):
 
 
 def check_padding_side(attention_mask):
-    """Raises `ValueError` if a row of the mask begins with padding and has tokens, where to look costs nothing."""
+    """Raises `ValueError` if the values of a mask are known, and a sequence begins with padding and has tokens."""
     if has_known_values(attention_mask) and attention_mask.numel():
         is_token = attention_mask != 0
         rows = (~is_token[:, 0] & is_token.any(1)).nonzero().flatten().tolist()
@@ -76,7 +76,7 @@ def check_padding_side(attention_mask):
 
 
 def has_packed_documents(position_ids, attention_mask):
-    """Returns whether position ids restart in the middle of a row, where to look costs nothing. Those of padding may."""
+    """Returns whether position ids restart within a sequence, if their values are known. Those of padding may restart."""
     if position_ids is None or not has_known_values(position_ids):
         return False
     steps, is_first = position_ids.diff(), position_ids[:, 1:] == position_ids[:, :1]
@@ -86,5 +86,5 @@ def has_packed_documents(position_ids, attention_mask):
 
 
 def has_known_values(tensor):
-    """Returns whether to look at a tensor's values costs nothing: for those on a GPU one has to wait, a graph has none."""
+    """Returns whether a tensor's values can be read without a cost: a GPU would have to be waited for, a graph has none."""
     return tensor.device.type == "cpu" and not is_tracing(tensor)

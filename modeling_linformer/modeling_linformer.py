@@ -40,7 +40,7 @@ from .sequence_parallel import SequenceParallelMixin
 
 
 class LinformerEmbeddings(nn.Module):
-    """Adds up the embeddings of words, positions and token types, and maps them to the hidden size if they have another."""
+    """Adds up the embeddings of words, positions and token types, and maps them to the hidden size if it is another."""
 
     def __init__(self, config):
         super().__init__()
@@ -270,8 +270,8 @@ class LinformerModel(LinformerPreTrainedModel):
     ) -> tuple[torch.Tensor] | BaseModelOutputWithPooling:
         r"""
         attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
-            1 for tokens that are read, 0 for padding. The outputs do not depend on the padding. Positions count from the
-            left, so pad on the right, as tokenizers do by default.
+            1 for tokens that are read, 0 for padding. The outputs do not depend on the padding. Positions are counted from
+            the left, so pad on the right, as tokenizers do by default.
 
         Raises `ValueError` for inputs longer than `config.max_position_embeddings`, for masks and ids whose shape differs from
         the input's, and for the arguments of packed documents. It is also raised for other values than 0 and 1 in a mask, for

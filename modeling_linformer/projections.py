@@ -72,7 +72,7 @@ def split(states, size):
 
 
 def first_positions(states, number):
-    """Returns the first `number` positions of (B, n', ...), or all of fewer. In a compiled model the last one repeats."""
+    """Returns the first `number` positions of (B, n', ...), or all if fewer. A compiled model then repeats the last one."""
     if not torch.compiler.is_compiling():
         return states[:, :number]
     positions = torch.arange(number, device=states.device)
@@ -103,7 +103,7 @@ class Tokens:
         self.totals = torch.full((1, 1), shape[1], device=device) if mask is None else mask.sum(1, keepdim=True)
 
     def once(self, key, compute):
-        """Returns `compute()`, which the first layer calls that asks for it by this key, and which is kept for the others."""
+        """Returns the result of `compute()`, which is called once and kept for all layers that ask for it by this key."""
         if torch.compiler.is_compiling():  # a compiler finds out by itself what is the same in all layers
             return compute()
         if key not in self.kept:
@@ -182,9 +182,9 @@ class LinformerProjection(nn.Module):
     If a process, or a chunk, holds a part of the sequences, then the rows of windows follow one after the other. Without
     windows, where `window` is None, each row is a sum over all positions, so the rows of the parts are added.
 
-    `needs_features` is True for a projection that has to be given keys and values: it is not the same for all features, or
-    it is not linear. Other projections may be given hidden states. As E (X W + 1 bᵀ) = (E X) W + (E 1) bᵀ, only k rows
-    instead of n are then multiplied by W. If `counts_tokens`, a row counts for the tokens of its window beside a block's own.
+    `needs_features` is True for a projection that is not linear, or not the same for all features. It has to be given keys
+    and values. Others may be given hidden states. As E (X W + 1 biasᵀ) = (E X) W + (E 1) biasᵀ, W then multiplies k rows and
+    not n hidden states. If `counts_tokens` is True, a row counts with blocks for as many tokens as its window has.
     """
 
     needs_features = counts_tokens = False
@@ -202,19 +202,19 @@ class LinformerProjection(nn.Module):
         return number_of_parts(length, self.window)
 
     def num_keys(self, tokens, n):
-        """Returns (g, k): how many keys of either kind all blocks share. A compiled model has those of n positions."""
+        """Returns (g, k), the numbers of global tokens and of rows. A compiled model has as many as for n positions."""
         length = n if torch.compiler.is_compiling() else tokens.seq_length
         return min(self.num_global_tokens, length), self.num_rows(length)
 
     def spans(self, num_keys, device):
-        """Returns the first and the last position of those that each of (g, k) shared keys stands for, (g + k) each."""
+        """Returns the first and the last position that each of the g + k shared keys stands for, (g + k) each."""
         tokens, rows = (torch.arange(number, device=device) for number in num_keys)
         firsts = rows * self.window
         lasts = firsts + self.window - 1
         return (torch.cat([tokens, firsts]), torch.cat([tokens, lasts])) if num_keys[0] else (firsts, lasts)
 
     def counts(self, tokens):
-        """Returns (B or 1, g + k), the number of tokens that each key stands for that all blocks share."""
+        """Returns (B or 1, g + k), the number of tokens that each of the shared keys stands for."""
         counts = tokens.counts_of_windows(self.window)
         if self.num_global_tokens == 0:
             return counts
@@ -263,10 +263,10 @@ class LinformerLearnedProjection(LinformerProjection):
     @property
     def learning_rate_factor(self):
         """
-        Returns what the learning rate of Adam is to be multiplied by: one by the number of tokens that a row sums up.
+        Returns what the learning rate of Adam is to be multiplied by: 1 divided by the number of tokens that a row sums up.
 
-        Adam changes each of these weights by about the learning rate, whatever its size, and changes add up over the tokens.
-        With this factor a step changes a row by at most the learning rate times the largest token, as it does anywhere else.
+        Adam changes each weight by about the learning rate, whatever the weight's size, and a row sums up these changes over
+        its tokens. With this factor, a step changes a row by at most the learning rate times the largest token.
         """
         return 1 / self.weight.shape[-1]
 
@@ -275,11 +275,11 @@ class LinformerLinearProjection(LinformerLearnedProjection):
     """
     Projects with a learned matrix of shape (k, n), or (heads, k, n). Inputs shorter than n use its first columns.
 
-    With blocks, a row also contains tokens of the block that attends to it. This is not corrected, as E can learn to deal with
-    it. Only where a sequence has no token outside the block are its rows left out, as they would merely repeat the block.
+    With blocks, a row also contains tokens of the block that attends to it. This is not corrected, as E can learn to account
+    for it. But if a sequence has no token outside a block, the block leaves the rows out, as they would only repeat it.
 
-    The matrix starts as the mean over windows. Rows from N(0, 1/n) or xavier_uniform, as in fairseq, are mixtures of all
-    tokens, in which a query finds nothing to look at, and the model learns more slowly.
+    The matrix starts as the mean over windows. If it starts from N(0, 1/n) or xavier_uniform, as in fairseq, each row is a
+    random mixture of all tokens, and the model learns more slowly.
     """
 
     def __init__(self, k, n, heads=(), num_global_tokens=0):
@@ -372,7 +372,7 @@ class LinformerMaxPoolProjection(LinformerProjection):
 class LinformerAttentionPoolProjection(LinformerMeanPoolProjection):
     """
     Takes a weighted mean of each window. For each head, the weights are the softmax of the tokens' scores for the mean query
-    of the window, so a row shows what a typical token of its window would have attended to in it.
+    of the window, so a row holds what a typical token of the window attends to within it.
 
     A row counts for as many tokens as the exponential of the entropy of its weights, which is c for c equal weights. With
     this count, it adds to the softmax sum of the mean query what the tokens of its window would add. The counts have no
@@ -392,7 +392,7 @@ class LinformerAttentionPoolProjection(LinformerMeanPoolProjection):
         """Returns E of each head, (B, k, h, w): the softmax of the window's scores for its mean query, in float32 at least."""
         heads, head_size = query.shape[2:]
         query, key = (states.flatten(2).to(accumulation_dtype(states.dtype)) for states in (query, key))
-        # The scale for each head's features, and 0 for those of the others, so that one product gives the scores of all heads
+        # For each head, the scale at its own features and 0 at all others, so that one product gives the scores of all heads
         of_head = tokens.once(
             ("of_head", query.dtype), lambda: scaling * torch.eye(heads).repeat_interleave(head_size, 1).to(query)
         )

@@ -56,7 +56,7 @@ class SharedTokens(Tokens):
         own = nn.functional.pad(lengths, (2, 0))
         own[0], own[1] = shape[1], mask is not None
         every = all_reduce(nn.functional.pad(own.unsqueeze(0), (0, 0, rank, size - 1 - rank)), mesh)
-        seq_lengths, lengths_of_parts = every[:, 0].tolist(), every[:, 2:]  # (processes, b)
+        seq_lengths, lengths_of_parts = every[:, 0].tolist(), every[:, 2:]  # (processes, B)
         if 0 in seq_lengths:
             raise ValueError(
                 f"Of the {size} processes that share a sequence, the one of rank {seq_lengths.index(0)} has no token of it:"
@@ -85,8 +85,8 @@ class SharedTokens(Tokens):
 
     def join(self, part, before, total):
         """
-        Joins the parts (B, k', features) of all processes to (B, `total`, features), in each process. `before` is how many of
-        them come before those of this process. Use it only for few numbers.
+        Joins the parts (B, k', features) of all processes to (B, `total`, features), in each process. `before` is how many
+        entries come before those of this process. Use it only for few numbers.
         """
         return self.sum(nn.functional.pad(part, (0, 0, before, total - before - part.shape[1])))
 
@@ -150,9 +150,9 @@ class SequenceParallelMixin:
 
     def shard_inputs(self, inputs: dict) -> dict:
         """
-        Returns this process's part of a batch that every process of the sequence mesh has. Tensors with an entry per token
-        are cut between two blocks and windows, as evenly as possible. The labels are among them if the model has one label per
-        token.
+        Returns this process's part of a batch that every process of the sequence mesh has. Tensors with one entry per token
+        are cut, as evenly as possible, where a block and a window end. The labels are among them if the model has one label
+        per token.
 
         Raises `ValueError` for sequences that have fewer such parts than there are processes.
         """
@@ -184,7 +184,7 @@ class SequenceParallelMixin:
         return SharedTokens(shape, attention_mask, device, mesh, self.config.part_multiple)
 
     def first_token(self, hidden_states):
-        """Returns the first row of each complete sequence, (b, 1, d), in every process. `hidden_states` are (b, n', d)."""
+        """Returns the first state of each complete sequence, (B, 1, d), in every process. `hidden_states` are (B, n', d)."""
         mesh = self.base_model.sequence_mesh
         if mesh is None:
             return hidden_states[:, :1]
@@ -192,15 +192,15 @@ class SequenceParallelMixin:
         return all_reduce(torch.where(is_here, hidden_states[:, :1], 0), mesh)
 
     def mean_of_tokens(self, hidden_states, attention_mask):
-        """Averages the hidden states (b, n', d) over each complete sequence without its padding, and returns (b, 1, d)."""
+        """Averages the hidden states (B, n', d) over each complete sequence without its padding, and returns (B, 1, d)."""
         shape = hidden_states.shape[:2]
         attention_mask = None if attention_mask is None else attention_mask.bool()
         return self.make_tokens(shape, attention_mask, hidden_states.device).mean(hidden_states)
 
     def join_parts(self, rows):
         """
-        Joins the rows (b, n', d) of the parts, and returns those of the complete sequences, (b, n', d), in each process. Use
-        it only for rows of few numbers.
+        Joins the states `rows`, (B, n', d), of the parts, and returns those of the complete sequences in each process. Use it
+        only for states of few numbers.
         """
         if self.base_model.sequence_mesh is None:
             return rows

@@ -32,6 +32,7 @@ DOCUMENTS = (
     "docs/any-encoder.md",
     "docs/conversion.md",
     "docs/measurements.md",
+    "docs/measurements-history.md",
     "docs/sequence-parallel.md",
     "docs/model.md",
     "docs/tools.md",
@@ -97,6 +98,7 @@ def user_folder(tmp_path, document):
 def test_blocks_run(document, user_folder):
     scripts = Path(sys.executable).parent  # where the console commands are
     environment = offline(user_folder / "hf") | {"OMP_NUM_THREADS": "1", "PATH": f"{scripts}:{os.environ['PATH']}"}
+    environment["PYTHONPATH"] = str(ROOT)  # benchmarks/ is not installed
     for block in blocks(document):
         code = runnable(block["code"])
         name = re.match(r"# (\S+\.py)\n", code)

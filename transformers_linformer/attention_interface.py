@@ -1,7 +1,7 @@
 # Copyright 2026 The transformers-linformer authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Linformer's attention for the encoders of transformers, with their own weights.
+This module gives Linformer's attention to the encoders of transformers, which keep their own weights.
 
 Importing this module registers `attn_implementation="linformer"`. An encoder that computes its attention by transformers'
 `AttentionInterface` then attends, with the queries and keys that it makes, to blocks of exact attention and to pooled rows.
@@ -41,7 +41,7 @@ def use_linformer_attention(
 
     Its weights stay as they are. Inputs of at most `block_size` tokens get the outputs that they got before, and longer ones
     are approximated. Layers with a sliding window keep it, without an n x n mask. The call
-    `model.set_attn_implementation("sdpa")` takes the change back. A saved checkpoint loads anywhere, as any other.
+    `model.set_attn_implementation("sdpa")` takes the change back. A saved checkpoint loads anywhere, as before.
 
     Args:
         model: an encoder, with or without a head, that computes its attention by transformers' `AttentionInterface`.
@@ -143,8 +143,8 @@ def linformer_attention_forward(
     """
     Is an attention function of transformers: returns the outputs, (B, n', h, d_h), and no weights.
 
-    `query`, `key` and `value` are (B, h, n', d_h), or keys and values have fewer heads, each for a group of heads of the
-    queries. `attention_mask` is (B, n'), False for padding, or None. With a `sliding_window`, a token attends to those that
+    `query`, `key` and `value` are (B, h, n', d_h). Keys and values may have fewer heads, each for a group of the queries'
+    heads. `attention_mask` is (B, n'), False for padding, or None. With a `sliding_window`, a token attends to those that
     are fewer than `sliding_window` positions away, exactly.
 
     Raises `ValueError` for attention that no pooled row can take part in.
@@ -205,7 +205,7 @@ def check(module, query, key, attention_mask, kwargs):
 
 
 def check_positions(position_ids, attention_mask):
-    """Raises `ValueError` for position ids that restart in the middle of a row."""
+    """Raises `ValueError` for position ids that restart in the middle of a sequence."""
     if has_packed_documents(position_ids, attention_mask):
         raise ValueError(
             "`position_ids` says that there are several documents in one row, which Linformer's attention would mix, as it"
@@ -223,7 +223,8 @@ def attend_in_window(query, key, value, mask, distance, kernel):
     """
     Lets each token attend to those at most `distance` positions away, exactly, and returns the outputs, (B, n', h, d_h).
 
-    Blocks of as many tokens attend to themselves and both neighbours, so that there is no mask of n' x n'.
+    The sequence is cut into blocks of `distance` tokens, which attend to themselves and to the blocks on both sides. So there
+    is no mask of n' x n'.
     """
     batch_size, length = query.shape[:2]
     size = max(distance, 1)
@@ -246,10 +247,10 @@ def attend_in_window(query, key, value, mask, distance, kernel):
 
 def linformer_mask(attention_mask=None, mask_function=None, use_vmap=False, **ignored):
     """
-    Is a mask function of transformers: returns the mask of padding, as it is, (b, n').
+    Is a mask function of transformers: returns the mask of padding, as it is, (B, n').
 
-    Raises `ValueError` where a model wants another mask, such as a causal one, and for one that begins with padding. Sliding
-    windows are those of the layers.
+    Raises `ValueError` where a model wants another mask, such as a causal one, and for one that begins with padding. A sliding
+    window is no part of the mask, as `linformer_attention_forward` is given it by the layer.
     """
     if use_vmap or mask_function is causal_mask_function:
         raise ValueError(

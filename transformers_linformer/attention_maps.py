@@ -14,9 +14,9 @@ def token_attentions(model, **inputs):
 
     A token attends to the tokens of its block and to projected rows. The weight of a row is spread over the tokens that the
     row stands for, by the weights that the row gives to their values: with P for the attention to the rows, the result is P F.
-    It is exact, in that its product with the values of all tokens is the output of the attention, but for `max_pool`: there
-    each feature of a row comes from one token, and a token has the share of the features that come from it. With a pooling
-    each row of the result sums to 1. With a learned F it does not, and weights can be negative, as those of F are not
+    It is exact, in that its product with the values of all tokens is the output of the attention, except for `max_pool`: there
+    each feature of a row comes from one token, and a token gets as much of the weight as it has features in the row. With a
+    pooling the weights of a token sum to 1. With a learned F they do not, and can be negative, as those of F are not
     normalised.
 
     `model` is a Linformer with or without a head, in either of its attention implementations, and `inputs` are its inputs.
@@ -45,8 +45,8 @@ def token_attentions(model, **inputs):
 
 def projection_of(attention, hidden_states, tokens, shared_projection):
     """
-    Returns F for the inputs of a layer, (B, h, k, n'), or None if no row counts. It is read from the rows that it makes of the
-    identity matrix.
+    Returns F for the inputs of a layer, (B, h, k, n'), or None if no row counts. It is found by projecting the identity
+    matrix.
     """
     E = shared_projection if attention.E is None else attention.E
     if not attention.needs_shared_keys(tokens, E):
@@ -61,7 +61,7 @@ def projection_of(attention, hidden_states, tokens, shared_projection):
     rows = E.share(query, key, identity, tokens, F, attention.scaling).value.transpose(1, 2)
     if attention.config.projection_type != "max_pool":
         return rows
-    # The rows say only which window each token is in. The gradient of the maxima is 1 where a feature of a token is one.
+    # The rows say only which window each token is in. The gradient of the maxima is 1 at each feature that is a maximum.
     with torch.enable_grad():
         value = value.detach().requires_grad_()
         (is_maximum,) = torch.autograd.grad(F(value, tokens).sum(), value)
@@ -70,7 +70,7 @@ def projection_of(attention, hidden_states, tokens, shared_projection):
 
 
 def spread(attention, projection):
-    """Returns the attention to tokens, (B, h, n', n'), from that to the own block and the rows, (B, h, n', b + k)."""
+    """Returns the attention to tokens, (B, h, n', n'), from that to the own block and the rows, (B, h, n', b + g + k)."""
     length = attention.shape[2]
     block_size = attention.shape[-1] - (0 if projection is None else projection.shape[2])
     result = 0 if projection is None else attention[..., block_size:] @ projection

@@ -1,6 +1,6 @@
 # Copyright 2026 The transformers-linformer authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Documents as text with passages, and the queries that these answer: how they are read, cut and tokenized."""
+"""Reads documents as text with passages and the queries that these answer, and cuts and tokenizes them."""
 
 import re
 from collections.abc import Mapping
@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 
 
-# Where a text is cut: between paragraphs, in a paragraph that is too long between sentences or lines, and in one of these
-# that is still too long between words
+# Where a text is cut: between paragraphs, within a paragraph that is too long between sentences or lines, and within one of
+# these that is still too long between words
 BOUNDARIES = (
     re.compile(r"\n\s*\n"),
     re.compile(r"(?<=[.!?])\s+|(?<=[.!?][\"')\]])\s+|(?<=[。！？])|\n"),

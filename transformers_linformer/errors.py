@@ -1,12 +1,12 @@
 # Copyright 2026 The transformers-linformer authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The error for input that cannot be used, and what other errors say in one line."""
+"""Defines the error for input that cannot be used, and says in one line what other errors say."""
 
 import difflib
 
 
 class UsageError(Exception):
-    """The user gave something that cannot be used. The message is one line that names the argument and the cure."""
+    """Is raised for input that cannot be used. The message is one line that names the argument and what to do."""
 
 
 def first_line(error):

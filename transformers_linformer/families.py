@@ -175,7 +175,7 @@ ELECTRA = Family(
     other_heads={
         "ForSequenceClassification": "applies GELU where a Linformer's applies tanh",
         "ForMultipleChoice": "applies GELU where a Linformer's applies tanh",
-        "ForPreTraining": "tells replaced tokens, which none of a Linformer's does",
+        "ForPreTraining": "detects replaced tokens, which no head of a Linformer does",
     },
     masked_lm_has_gelu=True,
 )

@@ -1,6 +1,6 @@
 # Copyright 2026 The transformers-linformer authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Loading the configuration, the tokenizer and the model of a name, from a folder or from the Hub."""
+"""Loads the configuration, the tokenizer and the model of a name, from a folder or from the Hub."""
 
 import ast
 import difflib
@@ -32,12 +32,12 @@ COMPLETE_CHECKPOINT = "name a complete checkpoint, with the configuration that i
 
 def max_input_length(config):
     """
-    Returns the number of tokens of the longest input. The positions of RoBERTa and its kin start after padding's index.
+    Returns the number of tokens of the longest input. The positions of a RoBERTa begin after padding's index.
 
     Raises `ValueError` if the configuration lacks that index.
     """
     family = FAMILIES.get(config.model_type)
-    # Some kin of RoBERTa is trained here, but not converted
+    # Some models like RoBERTa can be trained here, but not converted
     starts_after_padding = family.positions_after_padding if family else "roberta" in config.model_type
     if starts_after_padding and config.pad_token_id is None:
         raise ValueError(
@@ -82,7 +82,7 @@ def override(config, overrides):
 
 
 def load_config(name, argument="model_name_or_path", **hub_kwargs):
-    """Returns the configuration of a folder or of a name on the Hub. `argument` is what an error says is wrong."""
+    """Returns the configuration of a folder or of a name on the Hub. An error names the `argument`."""
     if name.count("/") > 1 and not os.path.exists(name):  # no name on the Hub has two slashes
         raise UsageError(f"--{argument} {name}: there is no such folder.")
     try:
@@ -163,8 +163,8 @@ def load_weights(auto_class, name, config, cure=COMPLETE_CHECKPOINT, **kwargs):
 
     `auto_class` may be any class with `from_pretrained`, and `kwargs` are arguments of that. The pooler counts as a part of
     the head. An encoder without a head gets no pooler where the checkpoint has none. Raises `OSError` if there are no
-    weights, and `ValueError` if they cannot be read, if a weight of the body is missing, left over, or of another size, of
-    which the message ends with the `cure`, and if any weight is not finite.
+    weights, and `ValueError` if they cannot be read, if any weight is not finite, and if a weight of the body is missing, left
+    over, or of another size. Then the message ends with the `cure`.
     """
     kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
@@ -173,7 +173,7 @@ def load_weights(auto_class, name, config, cure=COMPLETE_CHECKPOINT, **kwargs):
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
         if isinstance(error, OSError) and error.errno is None:  # transformers explains that there are none
             raise
-        # What torch says of a broken pickle advises to run it
+        # For a broken pickle, torch's message advises to run the code in it
         reason = "no pickle of tensors" if isinstance(error, (EOFError, pickle.UnpicklingError)) else first_line(error)
         raise ValueError(f"the weights cannot be read ({reason}): fetch or save them again.") from error
     except ImportError as error:  # of the method that has quantised them
@@ -255,7 +255,7 @@ def load_model(
     """
     Returns the model of a folder or of a name on the Hub, see `load_weights`.
 
-    `overrides` is the text that changed the configuration, see `override`, and `argument` is what an error says is wrong.
+    `overrides` is the text that changed the configuration, see `override`, and an error names the `argument`.
     `new_head` says whether weights of the head that the checkpoint lacks may start anew, and `ignore_mismatched_sizes`
     whether those of another size may; None is for commands without this option. Raises `UsageError` where there are no
     weights, and where they do not fit.

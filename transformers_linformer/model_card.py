@@ -1,6 +1,6 @@
 # Copyright 2026 The transformers-linformer authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Model cards: README.md of a checkpoint, for a model that was trained and for one that was converted."""
+"""Writes model cards, the README.md of a checkpoint, for models that were trained and for models that were converted."""
 
 import json
 import os

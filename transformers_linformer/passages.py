@@ -1,8 +1,8 @@
 # Copyright 2026 The transformers-linformer authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Vectors of passages. The model reads a document once, and the vector of a passage is the mean of the last hidden states of
-its tokens, which know the rest of the document ("late chunking").
+Gives vectors of passages. The model reads a document once, and the vector of a passage is the mean of the last hidden states
+of its tokens, which depend on the rest of the document, too ("late chunking").
 
     vectors = encode_passages(SentenceTransformer("long-minilm", trust_remote_code=True), documents)
 """
@@ -36,9 +36,9 @@ def passage_vectors(hidden_states, passage_ids, num_passages):
     Returns the mean of the hidden states of each passage's tokens, (passages, d), in float32.
 
     Args:
-        hidden_states: (rows, n, d).
-        passage_ids: (rows, n), the number of the passage that each token belongs to, from 0 to `num_passages` - 1, and -1
-            for tokens of none. A passage may have tokens in several rows. One without tokens gets zeros.
+        hidden_states: (B, n, d).
+        passage_ids: (B, n), the number of the passage that each token belongs to, from 0 to `num_passages` - 1, and -1 for
+            tokens of none. A passage may have tokens in several sequences of the batch. One without tokens gets zeros.
         num_passages: the number of passages.
     """
     is_inside = passage_ids >= 0
@@ -50,9 +50,10 @@ def passage_vectors(hidden_states, passage_ids, num_passages):
 
 def add_prefix(hidden_states, passage_ids, attention_mask, num_passages, num_tokens):
     """
-    Returns hidden states (1, m, d) and passage ids (1, m) that make the first tokens of each row count for all its passages.
+    Returns hidden states (1, m, d) and passage ids (1, m) with which the first tokens of each sequence count for all passages
+    in it.
 
-    Each passage must stand in one row. `attention_mask` is (rows, n). Tokens of the prefix that are a passage's own count
+    Each passage must stand in one sequence. `attention_mask` is (B, n). Tokens of the prefix that are a passage's own count
     once for it.
     """
     row, column = torch.where(passage_ids >= 0)
@@ -96,7 +97,7 @@ def encode_passages(
             the encoder's `num_global_tokens`, and a number for that many.
         prompt: what is put before each document. By default the encoder's prompt for documents, if it has one.
         id_field: the field of the dictionaries that names a document. By default its index does.
-        batch_size: the number of documents that are read together. It changes no vector, to rounding.
+        batch_size: the number of documents that are read together. It changes vectors by rounding alone.
         show_progress_bar: whether to show one.
 
     Returns a `datasets.Dataset` with a row per passage and the columns `document`, `start` and `end` (characters of the

@@ -1,6 +1,6 @@
 # Copyright 2026 The transformers-linformer authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How several processes that work together end."""
+"""Ends several processes that work together."""
 
 import gc
 
@@ -12,7 +12,7 @@ def end_process_groups(backends=None):
     """
     Ends the groups of processes that exchange tensors, with their threads, if they are of one of the `backends`.
 
-    A thread of gloo drops the tensors of its last exchange whenever it comes to it. If the interpreter ends before, as may
+    A thread of gloo frees the tensors of its last exchange at some later time. If the interpreter has ended by then, as may
     happen on a busy machine, this aborts the process. torch ends the threads only when nothing refers to their group anymore.
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):

@@ -1,6 +1,6 @@
 # Copyright 2026 The transformers-linformer authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Where a model is loaded from, and what is read there before its weights are."""
+"""Finds where a model is loaded from, and reads what is needed before the weights."""
 
 import os
 from dataclasses import dataclass, field
@@ -39,12 +39,12 @@ class Source:
 
     @cached_property
     def modules_path(self):
-        """The path of the modules.json of sentence-transformers, or None if there is none."""
+        """Is the path of the modules.json of sentence-transformers, or None if there is none."""
         return self.find("modules.json")
 
     @cached_property
     def modules(self):
-        """The modules that it lists. Raises `ValueError` if they are no list of dictionaries with a type and a path."""
+        """Is the list of modules in that file. Raises `ValueError` if it is no list of dictionaries with a type and a path."""
         modules = [] if self.modules_path is None else read_json(self.modules_path, list)
         for module in modules:
             if not (isinstance(module, dict) and all(isinstance(module.get(key), str) for key in ("type", "path"))):
@@ -53,7 +53,7 @@ class Source:
 
     @cached_property
     def subfolder(self):
-        """Where the transformer is, "" if there is no modules.json. Raises `ValueError` if that names no transformer."""
+        """Is the transformer's folder, "" if there is no modules.json. Raises `ValueError` if that names no transformer."""
         folders = [module["path"] for module in self.modules if module["type"].endswith(".Transformer")]
         if self.modules_path is not None and not folders:
             raise ValueError(f"{self.modules_path} names no module of the type Transformer, so there are no weights to load.")
@@ -61,12 +61,12 @@ class Source:
 
     @property
     def kwargs(self):
-        """The arguments of `from_pretrained` that find the transformer. Raises what `subfolder` raises."""
+        """Is the arguments of `from_pretrained` that find the transformer. Raises what `subfolder` raises."""
         return self.hub_kwargs | {"subfolder": self.subfolder}
 
     @cached_property
     def config(self):
-        """The transformer's configuration. Raises `ValueError` if there are adapters, which alone have none."""
+        """Is the transformer's configuration. Raises `ValueError` if there are adapters, which alone have none."""
         if self.find("adapter_config.json", self.subfolder) is not None:
             raise ValueError(
                 "adapter_config.json says that there are adapters, which change a model: merge them into it first, by PEFT's"

@@ -1,6 +1,6 @@
 # Copyright 2026 The transformers-linformer authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Markdown: tables, and texts that show as they are."""
+"""Makes markdown: tables, and texts that are shown as they are."""
 
 import re
 

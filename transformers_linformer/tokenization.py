@@ -1,6 +1,6 @@
 # Copyright 2026 The transformers-linformer authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The tokenizer of a model that is trained from scratch, and models and configurations that fit a tokenizer."""
+"""Trains the tokenizer of a model from scratch, and fits models and configurations to a tokenizer."""
 
 import json
 
@@ -35,7 +35,7 @@ def train_tokenizer(texts, vocab_size, max_length):
 
 
 def vocabulary_size(tokenizer):
-    """Returns the number of rows that the embeddings need. Token ids may leave gaps, so that it exceeds `len(tokenizer)`."""
+    """Returns the number of embeddings that are needed. It exceeds `len(tokenizer)` if the token ids leave gaps."""
     return max(tokenizer.get_vocab().values()) + 1
 
 
@@ -74,7 +74,7 @@ def fit_vocabulary(config, tokenizer, vocab_size_is_given=False):
 
 def fit_length(tokenizer, length):
     """
-    Has the tokenizer's files say the same to every reader: that inputs are cut at `length` tokens, and padded on the right.
+    Makes all files of the tokenizer say that inputs are cut at `length` tokens, and padded on the right.
 
     transformers replaces what tokenizer.json says about cutting and padding whenever it is asked to cut or pad. Programs that
     read this file alone do as it says.

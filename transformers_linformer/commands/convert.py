@@ -110,8 +110,8 @@ def convert(args):
     modules = read_sentence_modules(source)
     task = modules.get("sentence_bert_config.json", {}).get("transformer_task")
     if args.encoder_only and task == "sequence-classification":
-        modules = {}  # a cross-encoder is none without its head
-    check_encoder(source.config)  # first, as no tokenizer helps a model that cannot be converted
+        modules = {}  # without its head, it is no cross-encoder
+    check_encoder(source.config)  # first, as it may refuse the model
     tokenizer = load_tokenizer(args.tokenizer_name or source, **source.hub_kwargs)
     return convert_to_linformer(source, **options), tokenizer, max_input_length(source.config), modules
 

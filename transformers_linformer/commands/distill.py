@@ -8,8 +8,8 @@ Distil the original into its converted Linformer: on plain text, the Linformer l
     linformer-distill --help
     linformer-distill arguments.json
 
-Distillation needs no labels, and leaves the head as it is: what the head reads becomes what it was before. For inputs that
-are longer than the teacher reads, go on by masked language modeling (`linformer-mlm`). When a run was killed, the same
+Distillation needs no labels. It does not train the head, which then reads nearly the original's hidden states. For inputs
+that are longer than the teacher reads, go on by masked language modeling (`linformer-mlm`). When a run is killed, the same
 command continues it from its last complete checkpoint.
 """
 

@@ -8,7 +8,7 @@ Fine-tune a Linformer (or any other encoder) to classify texts: a task of GLUE, 
     linformer-glue --help
     linformer-glue arguments.json
 
-In a checkout, `python run_glue.py` is the same command. When a run was killed, the same command continues it from its last
+In a checkout, `python run_glue.py` is the same command. When a run is killed, the same command continues it from its last
 complete checkpoint.
 """
 

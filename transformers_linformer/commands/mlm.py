@@ -7,7 +7,7 @@ Pretrain a Linformer by masked language modeling, from scratch or from a checkpo
     linformer-mlm --help
     linformer-mlm arguments.json
 
-In a checkout, `python run_mlm.py` is the same command. When a run was killed, the same command continues it from its last
+In a checkout, `python run_mlm.py` is the same command. When a run is killed, the same command continues it from its last
 complete checkpoint.
 """
 

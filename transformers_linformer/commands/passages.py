@@ -7,10 +7,10 @@ Train an encoder to find passages that know their document: it reads documents c
     linformer-passages --help
     linformer-passages arguments.json
 
-Each row is a document: `sections`, a list of objects with `heading` and `text`, with a `title`, of which each heading is a
-query that the passages of its section answer; or `text` and `passages`, a list of objects with `start`, `end` and `queries`;
-or `passages` alone, a list of objects with `text` and `queries`. When a run was killed, the same command continues it from
-its last complete checkpoint.
+Each row of the data is a document. It may have `sections`, a list of objects with `heading` and `text`, and a `title`: each
+heading is a query that the passages of its section answer. Or it has `text` and `passages`, a list of objects with `start`,
+`end` and `queries`. Or it has `passages` alone, a list of objects with `text` and `queries`. When a run is killed, the same
+command continues it from its last complete checkpoint.
 """
 
 from dataclasses import dataclass, field

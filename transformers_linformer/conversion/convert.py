@@ -41,8 +41,8 @@ def convert_to_linformer(
     """
     Returns a Linformer with the weights, the head and the dtype of a BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT,
     ELECTRA, ALBERT, MPNet, Longformer or BigBird. A Longformer's second set of weights, for tokens with global attention, is
-    left out. The layers that an ALBERT shares are copied, so that the Linformer has as many parameters as layers of its size
-    have. The relative positions of an MPNet are kept, and those of a projected row are counted to the middle of its window.
+    left out. The layers that an ALBERT shares are copied, so that the Linformer has parameters of its own for each layer. The
+    relative positions of an MPNet are kept, and the position of a projected row is the middle of its window.
 
     Inputs of at most `block_size` tokens get the original's outputs. Longer inputs are approximated, unless each row stands
     for one position (k = n) and the projection is not `linear`. So train the model further.
@@ -53,8 +53,8 @@ def convert_to_linformer(
             pools the tokens, the head is left out.
         projected_dim (`int` or `list[int]`, *optional*): k, or one k per layer. Except with `linear`, it has to divide n, and
             a row stands for w = n / k positions, which have to be a divisor or a multiple of the block size. The default is
-            that of w = 32, or of the nearest w that n and the blocks allow. If n is above 8,192, w is longer, so that there
-            are at most 256 rows, where n and the blocks allow that.
+            that of w = 32, or of the nearest w that n and the blocks allow. If n is above 8,192, w is so long that there are
+            at most 256 rows, where n and the blocks allow that.
         max_position_embeddings (`int`, *optional*): n, by default the original's. Later positions repeat the original's.
         block_size (`int` or `list[int]`, *optional*): the number of tokens that attend to each other exactly, as in
             `LinformerConfig`, or one number per layer. 0 is for no blocks. The default is the largest divisor, up to 256,
@@ -114,7 +114,7 @@ def convert_to_linformer(
         block_size=block_size,
         num_global_tokens=num_global_tokens,
     )
-    # A Longformer attends to a window of its input alone
+    # A token of a Longformer attends only to the tokens around it
     windows = getattr(config, "attention_window", positions_of_source)
     attended = max(windows) if isinstance(windows, list) else windows
     set_far_token_limit(target_config, min(attended, positions_of_source))
@@ -145,9 +145,8 @@ def possible_windows(n, block_size):
 
 def default_window(n, block_size):
     """
-    Returns w: 32 positions if that divides n and fits the blocks, and otherwise the nearest number that does. Inputs of
-    more than 8,192 positions have as much longer windows as it takes to have at most 256 rows. Raises `ValueError` if n has no
-    such divisor.
+    Returns w: 32 positions if that divides n and fits the blocks, and otherwise the nearest number that does. If n is above
+    8,192, windows are so long that there are at most 256 rows. Raises `ValueError` if n has no such divisor.
     """
     window = min(possible_windows(n, block_size), key=lambda w: (n // w > 256, abs(math.log(w / 32))))
     if n > 8192 and n // window > 256:
@@ -169,8 +168,8 @@ def default_global_tokens(n, projected_dim, block_size, projection_type):
 
 def set_far_token_limit(config, attended):
     """
-    Sets a limit so that a block's softmax sums over hardly more tokens than the original's, `attended` at most, ever did. It
-    is at least an eighth of these: blocks of as many tokens as the original read would otherwise see nothing else.
+    Sets `far_token_limit` so that a block's softmax sums over at most `attended` tokens, as many as the original's did. But
+    the limit is at least an eighth of these: without that, blocks as long as the original's inputs would see nothing else.
     """
     if any(config.block_sizes) and not config.has_learned_projection:
         config.far_token_limit = max(1, attended // 8, attended - max(config.block_sizes))

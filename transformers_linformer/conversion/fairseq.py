@@ -136,9 +136,9 @@ def fold_biases(state, attention):
     """
     Moves the biases of K and V into the output layer of an attention, in `state`, and leaves zeros in their place.
 
-    fairseq adds these biases after the projection, (E X) W + b, where a Linformer computes E (X W + b). The same b in all
-    keys changes no softmax. The same b in all values is added to each head's output, whatever the softmax is, so it may as
-    well be added once, by the layer that follows: W_o (h + b) = W_o h + W_o b.
+    fairseq adds these biases after the projection, (E X) W + bias, where a Linformer computes E (X W + bias). A bias that is
+    the same in all keys changes no softmax. A bias that is the same in all values is added to each head's output, whatever the
+    softmax is, so the next layer can add it once: W_o (output + bias) = W_o output + W_o bias.
     """
     value_bias, weight = state[f"{attention}self.value.bias"], state[f"{attention}output.dense.weight"]
     bias = state[f"{attention}output.dense.bias"]

@@ -1,6 +1,6 @@
 # Copyright 2026 The transformers-linformer authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Which checkpoint a run goes on from, and whether it holds the model that is to be trained."""
+"""Finds the checkpoint that a run goes on from, and checks that it holds the model that is to be trained."""
 
 import json
 import zipfile
@@ -28,7 +28,7 @@ def write_checksums(checkpoint):
 
 def is_complete(checkpoint, with_best=False):
     """
-    Whether a checkpoint, given as a `Path`, has all files that resuming needs, as they were written.
+    Returns whether a checkpoint, given as a `Path`, has all files that resuming needs, as they were written.
 
     Without a file of checksums, which `LinformerTrainer` writes last, only the structure of the files is checked. With
     `with_best`, the best checkpoint of the run so far has to be complete too, as its weights will be loaded at the end.
@@ -52,7 +52,7 @@ def is_complete(checkpoint, with_best=False):
 
 
 def has_sound_files(checkpoint):
-    """Whether the files of a checkpoint can be read to their end. May raise what `is_complete` catches."""
+    """Returns whether the files of a checkpoint can be read to their end. May raise what `is_complete` catches."""
     for path in checkpoint.glob("*.json"):
         json.loads(path.read_text(encoding="utf-8"))
     for path in checkpoint.glob("*.safetensors"):

@@ -1,7 +1,7 @@
 # Copyright 2026 The transformers-linformer authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Reading datasets and files. A file is read as what it is: every cell of a csv or tsv file is a string, as it stands there.
+Reads datasets and files. Every cell of a csv or tsv file is a string, exactly as it stands there.
 
 pandas and pyarrow, which `load_dataset` reads files with, guess types, take words such as NA for missing values, and expand
 wildcards in paths. So files are read here, and only datasets by `load_dataset`.
@@ -141,7 +141,7 @@ def read_tsv(path):
     """
     Yields the rows of a tsv file. Raises `UsageError` where a row has more or fewer fields than the header.
 
-    Many tsv files know no quoting, so a quotation mark at the beginning of a text must not swallow the lines after it. So
+    In many tsv files nothing is quoted, and a quotation mark at the beginning of a text does not join the next lines to it. So
     each line is a row if each has as many fields as the header. Otherwise fields are quoted as in a csv file.
     """
     with open(path, encoding="utf-8-sig", newline="") as file:
@@ -308,7 +308,7 @@ def find_column(split, columns, name, argument):
 
 
 def is_text(values):
-    """Whether all values are strings or None, and at least one is no number."""
+    """Returns whether all values are strings or None, and at least one is no number."""
     texts = [value for value in values if value is not None]
     return all(isinstance(text, str) for text in texts) and any(text and not is_number(text) for text in texts)
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The transformers-linformer authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Distillation: a Linformer learns to give the hidden states of the model that it was converted from."""
+"""Defines distillation, in which a Linformer learns to give the hidden states of the model that it was converted from."""
 
 import torch
 from torch import nn
@@ -48,13 +48,13 @@ class DistillationTrainer(LinformerTrainer):
             self.model.sparse_prediction = True
 
     def hidden_states(self, model, inputs):
-        """Returns the hidden states of student and teacher for this process's tokens, (b, n, d) per layer, and the mask."""
+        """Returns the hidden states of student and teacher for this process's tokens, (B, n, d) per layer, and the mask."""
         with torch.no_grad():
             teacher = self.teacher(**inputs, output_hidden_states=True).hidden_states[1:]
         if self.processes_per_sequence > 1:
             inputs = self.model.shard_inputs(inputs)
             teacher = [self.model.shard_inputs({"inputs_embeds": states})["inputs_embeds"] for states in teacher]
-        # With `sparse_prediction` the vocabulary is scored at the tokens to predict alone, and here there are none
+        # With `sparse_prediction`, only tokens to predict get scores of the vocabulary, and here there are none
         labels = {"labels": torch.full_like(inputs["input_ids"], -100)} if self.is_masked_lm else {}
         student = model(**inputs, **labels, output_hidden_states=True).hidden_states[1:]
         return student, teacher, inputs["attention_mask"].bool()

@@ -1,6 +1,6 @@
 # Copyright 2026 The transformers-linformer authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Masked language modeling: which tokens are masked, and how well a model predicts them."""
+"""Defines masked language modeling: which tokens are masked, and how well a model predicts them."""
 
 import math
 import zlib
@@ -64,7 +64,7 @@ def token_losses(logits, labels):
     Returns, for each token to predict, the loss and whether the model's first guess is right, (batch, n, 2), and 0
     elsewhere.
 
-    That is far less to keep than the logits, which belong to the tokens to predict alone if the model is a Linformer.
+    These take far less memory than the logits, which a Linformer gives for the tokens to predict alone.
     """
     logits = logits[0] if isinstance(logits, tuple) else logits
     is_target = labels != -100

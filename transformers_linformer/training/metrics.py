@@ -4,7 +4,8 @@
 Computes the metrics of GLUE (Wang et al., 2018, table 1), and of classification and regression in general, as a metric of
 `evaluate` that needs no connection:
 
-    metric = ClassificationMetrics(config_name="mrpc")  # or evaluate.load(transformers_linformer.metrics.__file__, "mrpc")
+    metric = ClassificationMetrics(config_name="mrpc")
+    metric = evaluate.load(transformers_linformer.training.metrics.__file__, "mrpc")  # is the same
     metric.compute(predictions=[1, 0], references=[1, 1])
 """
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The transformers-linformer authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Training an encoder to find passages: batches of documents and queries, the loss, and how well passages are found."""
+"""Trains an encoder to find passages: defines batches of documents and queries, the loss, and the metrics."""
 
 import math
 from pathlib import Path
@@ -89,7 +89,7 @@ def make_examples(split, dataset, tokenizer, max_length, size=120, prompts=("", 
 
 
 def whole_document(document):
-    """Returns the rows of tokens that a document is read in, with the passage of each token: here it is one row."""
+    """Returns the sequences that a document is read as, with the passage of each token: here it is one sequence."""
     return [(document["input_ids"], document["passage_ids"])]
 
 
@@ -100,14 +100,14 @@ class PassageCollator:
     Documents are dictionaries with `input_ids` and `passage_ids` of n numbers each, see `documents.tokenize_document`,
     `query_input_ids`, a list of a list of token ids per query, and `positives`, a list of a list of passage ids per query.
 
-    `rows_of` says how a document is read: it takes a document, and returns rows, which are pairs of token ids and the
-    passage ids of these tokens. By default a document is one row. A passage may have tokens in several rows. `padding` are
-    options of `tokenizer.pad` for these rows.
+    `rows_of` says how a document is read: it takes a document, and returns the sequences that it is read as, which are pairs
+    of token ids and the passage ids of these tokens. By default a document is one sequence. A passage may have tokens in
+    several sequences. `padding` are options of `tokenizer.pad` for these sequences.
 
     A batch has, for all its documents together:
 
-        input_ids, attention_mask: (rows, n)
-        passage_ids: (rows, n), the numbers of the passages in the batch, -1 for none
+        input_ids, attention_mask: (B, n)
+        passage_ids: (B, n), the numbers of the passages in the batch, -1 for none
         query_input_ids, query_attention_mask: (queries, m)
         is_positive: (queries, passages), whether the passage answers the query
         sizes: (documents, 2), how many passages and how many queries each document has
@@ -191,7 +191,7 @@ class PassageTrainer(LinformerTrainer):
         return normalize(queries, dim=-1), normalize(passages, dim=-1)
 
     def vectors_of_passages(self, hidden_states, inputs):
-        """Returns the vectors of the passages, (passages, d), from the hidden states of the rows, (rows, n, d)."""
+        """Returns the vectors of the passages, (passages, d), from the hidden states, (B, n, d)."""
         return passage_vectors(hidden_states, inputs["passage_ids"], inputs["is_positive"].shape[1])
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
@@ -223,8 +223,8 @@ METRICS = ("ndcg_at_10", "accuracy_at_1")
 
 def compute_metrics(prediction):
     """
-    Returns how well the passages of all documents together are searched with all queries, each the mean over the queries:
-    nDCG@10, and how often the first passage is one that answers the query.
+    Returns how well a search among the passages of all documents finds those that answer each query: nDCG@10, and how often
+    the first passage is one of them. Both are means over the queries.
     """
     (sizes, pairs), vectors = prediction.label_ids, torch.from_numpy(prediction.predictions)
     items = [rows[: sum(size)].split(size) for rows, size in zip(vectors, sizes.tolist())]

@@ -1,6 +1,6 @@
 # Copyright 2026 The transformers-linformer authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What made the model in an output folder and whether that run is finished (run.json), and a lock on the folder."""
+"""Records what made the model in an output folder, and whether that run is finished (run.json), and locks the folder."""
 
 import contextlib
 import enum
@@ -248,7 +248,7 @@ class Run:
             return {}
 
     def trained_files_are_there(self, record):
-        """Whether the files that training ended with are in the folder, and unchanged."""
+        """Returns whether the files that training ended with are in the folder, and unchanged."""
         try:
             return all(checksum(self.folder / name) == value for name, value in record["trained"]["files"].items())
         except (OSError, KeyError, TypeError):
@@ -260,7 +260,7 @@ class Run:
                 self.refuse(name, theirs[name], ours[name])
 
     def is_longer(self, theirs, ours):
-        """Whether this run is longer than the recorded one. Raises `UsageError` if it is shorter."""
+        """Returns whether this run is longer than the recorded one. Raises `UsageError` if it is shorter."""
         for name in ours:
             if theirs[name] != ours[name] and (None in (theirs[name], ours[name]) or theirs[name] > ours[name]):
                 self.refuse(name, theirs[name], ours[name])
@@ -291,8 +291,8 @@ def begin_run(command, model_args, data_args, training_args, datasets, max_seq_l
     """
     Returns the `Run`, for which the main process has compared the settings with those of the folder's record.
 
-    `datasets` are the tokenized splits. Without `--do_train` nothing is compared and nothing recorded. Says so if the run
-    is finished.
+    `datasets` are the tokenized splits. Without `--do_train` nothing is compared and nothing recorded. The log says it if the
+    run is finished.
     """
     run = Run(training_args)
     if not training_args.do_train:
@@ -320,6 +320,6 @@ def begin_run(command, model_args, data_args, training_args, datasets, max_seq_l
 
 
 def has_trained_model(training_args):
-    """Whether training in the output folder has ended, so that the folder holds the tokenizer of the run."""
+    """Returns whether training in the output folder has ended, so that the folder holds the tokenizer of the run."""
     run = Run(training_args)
     return training_args.do_train and run.trained_files_are_there(run.read())

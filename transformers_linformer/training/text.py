@@ -1,6 +1,6 @@
 # Copyright 2026 The transformers-linformer authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Text to train a language model on: where it comes from, and how it becomes sequences of tokens."""
+"""Reads the text that a language model is trained on, and makes sequences of tokens of it."""
 
 import ast
 import sysconfig
@@ -148,7 +148,7 @@ def tokenize(texts, tokenizer, max_seq_length=None, **map_kwargs):
 
 
 def is_blank(text):
-    """Whether a text is None, empty, or white space alone."""
+    """Returns whether a text is None, empty, or white space alone."""
     return text is None or not text.strip()
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The transformers-linformer authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The Trainer of the commands: several processes can share a sequence, and model cards say what the model is."""
+"""Defines the Trainer of the commands: several processes can share a sequence, and model cards say what the model is."""
 
 import contextlib
 import functools
@@ -156,7 +156,7 @@ class LinformerTrainer(Trainer):
         if self.processes_per_sequence > 1:
             self.gather_function = self.gather_sequences
         output = super().evaluation_loop(*args, **kwargs)
-        # In training, the loss of the next step tells
+        # In training, the loss of the next step shows it
         if not self.is_in_train and output.predictions is not None and not np.isfinite(output.predictions).all():
             if self.args.do_train:
                 self.end_diverged("what the model answers is not finite")
@@ -167,7 +167,7 @@ class LinformerTrainer(Trainer):
         scaler = self.accelerator.scaler
         if scaler is None:  # all processes have to see it, or the others would wait for the one that ends
             is_finite = bool(self.accelerator.gather(tr_loss.detach()).isfinite().all())
-        else:  # it halves its scale where it skips a step, and no number that is finite needs so many halves
+        else:  # it halves its scale at each step that it skips, and finite numbers never need so small a scale
             is_finite = not scaler.is_enabled() or scaler.get_scale() >= torch.finfo(torch.float16).tiny
         if not is_finite:
             self.control.should_log, self.control.should_evaluate, self.control.should_save = True, False, False
@@ -187,7 +187,7 @@ class LinformerTrainer(Trainer):
             self.end_diverged("the weights are not finite")
 
     def end_diverged(self, what):
-        """Saves the state, whose log says how it came to this, and raises the `UsageError` that ends the run."""
+        """Saves the state, whose log has the losses until then, and raises the `UsageError` that ends the run."""
         self.save_state()
         checkpoint = last_complete_checkpoint(self.args.output_dir)
         kept = "There is no checkpoint from before."
@@ -199,18 +199,18 @@ class LinformerTrainer(Trainer):
         )
 
     def gather_sequences(self, tensor):
-        """Does what `gather_for_metrics` does, one row per sequence, although no process has a whole sequence."""
+        """Does what `gather_for_metrics` does, with one entry per sequence, although no process has a whole sequence."""
         rows = self.accelerator.gather(tensor).unflatten(0, (-1, self.processes_per_sequence, len(tensor)))
         rows = self.join_shards(rows.transpose(1, 2)).flatten(0, 1)
         state = self.accelerator.gradient_state
         return rows[: state.remainder] if state.end_of_dataloader and state.remainder > 0 else rows
 
     def join_shards(self, shards):
-        """(replicas, b, processes, ...) -> (replicas, b, ...): averages losses, and joins the tokens of everything else."""
+        """Averages losses, and joins the tokens of all else: (replicas, B, processes, ...) becomes (replicas, B, ...)."""
         return shards.mean(2) if shards.dim() == 3 else shards.flatten(2, 3)
 
     def without_failure(self, compute_metrics):
-        """Returns the function with nan for the metric that models are compared by where it raises an exception."""
+        """Returns the function in a form that gives nan for the metric that models are compared by if it fails."""
 
         def compute(prediction):
             try:
@@ -227,7 +227,7 @@ class LinformerTrainer(Trainer):
 
     @property
     def stopped_early(self):
-        """Whether early stopping has ended training."""
+        """Returns whether early stopping has ended training."""
         return any(
             isinstance(callback, EarlyStoppingCallback)
             and callback.early_stopping_patience_counter >= callback.early_stopping_patience
