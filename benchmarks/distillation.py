@@ -7,7 +7,7 @@ Measure how similar a converted encoder is to the original: untrained, and after
         --dataset_config_name wikitext-2-v1 --other_dataset_name stanfordnlp/imdb --output_dir distillation
     python -m benchmarks.distillation --help
 
-Similarity is measured as linformer-choose-k does it: it is the cosine similarity of last hidden states, per token and of the
+Similarity is measured as benchmarks.choose_k does it: it is the cosine similarity of last hidden states, per token and of the
 means over documents. The documents are held-out sequences of n tokens, of the text that the model was distilled on and of
 another text.
 

@@ -1,4 +1,4 @@
-"""Tests the spectra of known matrices, the similarity of known states, and linformer-choose-k as a user runs it."""
+"""Tests the spectra of known matrices, the similarity of known states, and benchmarks.choose_k as a user runs it."""
 
 import copy
 import json

@@ -132,6 +132,7 @@ def test_loss_and_closeness_are_as_defined(pair, tmp_path):
     assert float(loss) == pytest.approx(sum(squares) / count / 2, rel=1e-5)
 
 
+@pytest.mark.slow("kills; test_run_mlm kills the same Trainer")
 def test_killed_at_any_step_the_final_weights_are_the_same(pair, finished_run, tmp_path):
     argv = arguments(pair, tmp_path / "out")
     kill_script(tmp_path, "distill", argv, tmp_path / "out" / "checkpoint-20")

@@ -25,8 +25,10 @@ SHAPES = [(3, 13), (2, 2), (3, N // K), (2, BLOCK), (4, BLOCK + 1), (3, 2 * BLOC
 # torch.compile compiles anew for each size that is 1, whatever the model does. An exported graph has to serve them, too.
 SHAPES_OF_ONE = [(1, 13), (1, N), (3, 1), (1, 1)]
 
-TYPES = [{"projection_type": name} for name in ("linear", "conv", "mean_pool", "max_pool", "attention_pool")]
-types = pytest.mark.parametrize("projection_type", [config["projection_type"] for config in TYPES])
+# Each graph takes seconds. The projections between these two have no operations of their own that matter to a graph.
+OFTEN, SELDOM = ("linear", "attention_pool"), ("conv", "mean_pool", "max_pool")
+slow = pytest.mark.slow("the graphs of linear and attention_pool have all that these have")
+types = pytest.mark.parametrize("projection_type", [*OFTEN, *(pytest.param(name, marks=slow) for name in SELDOM)])
 with_and_without_mask = pytest.mark.parametrize("with_mask", [False, True], ids=["no-mask", "mask"])
 
 
@@ -154,8 +156,11 @@ def test_onnx_gives_one_graph(projection_type, tmp_path):
 @pytest.mark.parametrize(
     "config",
     [
-        *TYPES,
-        {"projection_type": "mean_pool", "relative_attention_num_buckets": 8},
+        *({"projection_type": name} for name in OFTEN),
+        *(pytest.param({"projection_type": name}, marks=slow, id=name) for name in SELDOM),
+        pytest.param(
+            {"projection_type": "mean_pool", "relative_attention_num_buckets": 8}, marks=slow, id="mean_pool-relative"
+        ),
         {"projection_type": "attention_pool", "num_global_tokens": 8},
     ],
     ids=lambda config: "-".join(map(str, config.values())),

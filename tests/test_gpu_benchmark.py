@@ -45,6 +45,7 @@ def small_memory(monkeypatch):
     monkeypatch.setattr(gpu, "roberta", roberta)
 
 
+@pytest.mark.slow("a whole benchmark")
 def test_all_is_measured_once_and_shown(tmp_path, capsys, compiled, small_memory, monkeypatch):
     command = [*SMALL, "--output_dir", str(tmp_path)]
     gpu.main(command)

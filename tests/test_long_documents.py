@@ -89,6 +89,7 @@ def trained(checkpoint, pieces=3, dropout=0.1, dies_at=None):
     return dict(nn.ModuleList([reader, head]).state_dict()), drawn
 
 
+@pytest.mark.slow("a whole benchmark, which is killed")
 def test_a_run_that_was_killed_ends_with_the_same_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "SECONDS_BETWEEN_CHECKPOINTS", 0)
     expected, drawn = trained(tmp_path / "complete.pt")

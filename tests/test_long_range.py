@@ -300,6 +300,7 @@ def test_a_finished_run_is_not_run_again(finished, monkeypatch, capsys):
             long_range.main(arguments_of(finished, *more))
 
 
+@pytest.mark.slow("a whole benchmark, which is killed")
 def test_a_run_that_was_killed_goes_on(finished, tmp_path, monkeypatch):
     class Killed(Exception):
         pass

@@ -468,6 +468,7 @@ def test_the_trained_folder_is_one_of_sentence_transformers(finished):
     assert "library_name: sentence-transformers" in card and "SentenceTransformer(" in card
 
 
+@pytest.mark.slow("kills; test_run_mlm kills the same Trainer")
 def test_killed_at_any_step_the_final_weights_are_the_same(folder, finished, tmp_path):
     argv = arguments(folder, tmp_path / "out")
     kill_script(tmp_path, "passages", argv, tmp_path / "out" / "checkpoint-10")

@@ -115,6 +115,7 @@ def test_the_error_of_a_difference_is_over_documents_and_seeds():
     assert error == pytest.approx((sum(each**2 for each in clusters) / 36 + of_seeds) ** 0.5)
 
 
+@pytest.mark.slow("a whole benchmark")
 def test_a_run(arguments, monkeypatch):
     pytest.importorskip("matplotlib", reason="the plot needs matplotlib")
     readings = ["bm25+title", "pieces", "pieces+64/mean", "pieces+document", "passages+title", "full"]

@@ -28,7 +28,7 @@ def git(tmp_path):
         if (ROOT / name).exists():
             (clone / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, clone / name)
-    for step in ("run", "wheel"):
+    for step in ("nightly", "wheel"):
         (clone / ".ci" / step).write_text(f"#!/bin/sh\necho {step} >> .git/steps\n")
     python = clone / ".venv-ci" / "bin" / "python"
     python.parent.mkdir(parents=True)
@@ -57,7 +57,7 @@ def test_a_release_is_tested_dated_and_tagged(git):
     process = release(git)
     assert process.returncode == 0, process.stderr
     assert process.stdout.endswith(f"git push origin main v{__version__}\n")
-    assert (git.folder / ".git" / "steps").read_text().split() == ["run", "wheel"]
+    assert (git.folder / ".git" / "steps").read_text().split() == ["nightly", "wheel"]
     today = datetime.date.today().isoformat()
     assert f"## {__version__} ({today})" in git("show", f"v{__version__}:CHANGELOG.md").splitlines()
     assert f"tests/released/{__version__}/linear/model.safetensors" in git("ls-tree", "-r", "--name-only", "HEAD").splitlines()

@@ -378,6 +378,7 @@ def test_an_undefined_score_is_no_best_score():
 # Runs
 
 
+@pytest.mark.slow("kills; test_run_mlm kills the same Trainer")
 def test_killed_at_any_step_the_final_weights_are_the_same(tmp_path):
     path = write_rows(tmp_path / "train.csv", reviews())
     options = (f"--train_file={path}", f"--validation_file={path}", "--do_eval", "--eval_strategy=steps", "--eval_steps=10")
@@ -395,7 +396,9 @@ def test_killed_at_any_step_the_final_weights_are_the_same(tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-@pytest.mark.parametrize("labels", [("bad", "good"), (0.5, 2.0, -1.0)])
+@pytest.mark.parametrize(
+    "labels", [("bad", "good"), pytest.param((0.5, 2.0, -1.0), marks=pytest.mark.slow("differs in its metrics alone"))]
+)
 def test_two_processes_train_as_one(labels, tmp_path):
     path = write_rows(tmp_path / "train.jsonl", reviews(labels))
     no_dropout = f"--config_overrides={TINY},hidden_dropout_prob=0.0,attention_probs_dropout_prob=0.0"

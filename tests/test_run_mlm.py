@@ -147,7 +147,12 @@ def assert_same_run(one, other):
 
 
 @pytest.mark.parametrize(
-    ("processes", "per_sequence"), [(2, 1), (2, 2), (4, 2)], ids=["data parallel", "sequence parallel", "both"]
+    ("processes", "per_sequence"),
+    [
+        pytest.param(2, 1, id="data parallel", marks=pytest.mark.slow("contained in both")),
+        pytest.param(2, 2, id="sequence parallel", marks=pytest.mark.slow("contained in both")),
+        pytest.param(4, 2, id="both"),
+    ],
 )
 def test_several_processes_train_as_one(processes, per_sequence, run_of_one_process, text_file, tmp_path):
     batch_size = 4 * per_sequence // processes

@@ -28,7 +28,7 @@ def run_workers(processes, tmp_path, *arguments):
     )
 
 
-@pytest.fixture(scope="module", params=[2, 4])
+@pytest.fixture(scope="module", params=[pytest.param(2, marks=pytest.mark.slow("four processes have all that two have")), 4])
 def found(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(f"processes-{request.param}")
     process = run_workers(request.param, folder, folder / "found.json")

@@ -288,6 +288,7 @@ def losses_of(inputs, folder, *more):
     return [entry["loss"] for entry in history if "loss" in entry]
 
 
+@pytest.mark.slow("test_export compiles and compares gradients; this is Trainer's argument")
 def test_training_is_the_same_when_it_is_compiled(inputs, tmp_path, monkeypatch):
     # Compiled dropout takes other random numbers, and with small weights the loss would hardly depend on the model
     more = "hidden_dropout_prob=0,attention_probs_dropout_prob=0,initializer_range=0.5"
@@ -300,6 +301,7 @@ def test_training_is_the_same_when_it_is_compiled(inputs, tmp_path, monkeypatch)
     assert losses_of(inputs, tmp_path / "eager") == pytest.approx(compiled, abs=1e-5)
 
 
+@pytest.mark.slow("compiles C++ for most of a minute, of the graph that test_export checks")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
 @torch.no_grad()

@@ -210,6 +210,7 @@ def test_a_finished_run_is_not_run_again(finished, data, monkeypatch, capsys):
             translation.main(arguments_of(data, finished, *more))
 
 
+@pytest.mark.slow("a whole benchmark, which is killed")
 def test_a_run_that_was_killed_goes_on(finished, data, tmp_path, monkeypatch):
     class Killed(Exception):
         pass

@@ -23,6 +23,7 @@ from ..arguments import run_command
 from ..errors import UsageError
 from ..loading import load_config, load_model, max_input_length
 from ..tokenization import vocabulary_size
+from ..training import steps
 from ..training.arguments import (
     ModelArguments,
     TextArguments,
@@ -33,17 +34,6 @@ from ..training.arguments import (
 )
 from ..training.distillation import METRICS, DistillationTrainer, compute_metrics
 from ..training.run_record import begin_run, output_folder
-from ..training.steps import (
-    card_of,
-    check_used_folders,
-    config_of,
-    find_checkpoint,
-    model_of,
-    prepare_tokenizer,
-    sequences_of,
-    set_max_seq_length,
-    texts_of,
-)
 from ..training.trainer import finish, pad_to_multiple_of, padding
 
 
@@ -61,7 +51,7 @@ def student_of(model_args, config, tokenizer):
     name = (config.architectures or ["LinformerModel"])[0]
     if not hasattr(modeling_linformer, name):
         raise UsageError(f"--model_name_or_path {model_args.model_name_or_path} holds a {name}, not a Linformer.")
-    student = model_of(model_args, getattr(modeling_linformer, name), config, tokenizer)
+    student = steps.model_of(model_args, getattr(modeling_linformer, name), config, tokenizer)
     # The head is no part of the loss
     encoder = student.base_model
     trained = {id(parameter) for module in (encoder.embeddings, encoder.encoder) for parameter in module.parameters()}
@@ -100,22 +90,22 @@ def distil(model_args, data_args, training_args):
     set_seed(training_args.seed)
 
     # Each of these steps may refuse, and does so before the long work begins
-    config = config_of(model_args)
-    checkpoint = find_checkpoint(training_args)
-    texts = texts_of(data_args, training_args, cache_dir=model_args.cache_dir, token=model_args.token)
-    tokenizer, config = prepare_tokenizer(model_args, training_args, config, checkpoint, may_grow=False)
+    config = steps.config_of(model_args)
+    checkpoint = steps.find_checkpoint(training_args)
+    texts = steps.texts_of(data_args, training_args, cache_dir=model_args.cache_dir, token=model_args.token)
+    tokenizer, config = steps.prepare_tokenizer(model_args, training_args, config, checkpoint, may_grow=False)
     teacher = load_teacher(model_args.teacher_name_or_path, config, **model_args.hub_kwargs)
     longest = max_input_length(teacher.config)
     if data_args.max_seq_length is None:
         data_args.max_seq_length = min(longest, config.max_position_embeddings)
-    max_seq_length = set_max_seq_length(data_args, config, tokenizer)
+    max_seq_length = steps.set_max_seq_length(data_args, config, tokenizer)
     if max_seq_length > longest:
         raise UsageError(
             f"--max_seq_length {max_seq_length} is more than the {longest} tokens that the teacher reads: for longer"
             " inputs go on with linformer-mlm."
         )
-    check_used_folders(config, vocabulary_size(tokenizer), training_args, checkpoint)
-    sequences = sequences_of(data_args, training_args, texts, tokenizer, max_seq_length)
+    steps.check_used_folders(config, vocabulary_size(tokenizer), training_args, checkpoint)
+    sequences = steps.sequences_of(data_args, training_args, texts, tokenizer, max_seq_length)
     run = begin_run("linformer-distill", model_args, data_args, training_args, sequences, max_seq_length, checkpoint)
     if run.is_finished:
         return
@@ -135,7 +125,7 @@ def distil(model_args, data_args, training_args):
             **padding(max_seq_length, data_args.pad_to_max_length),
         ),
         compute_metrics=compute_metrics,
-        card=card_of(model_args, data_args, "feature-extraction", "This is a sentence."),
+        card=steps.card_of(model_args, data_args, "feature-extraction", "This is a sentence."),
         sequence_parallel_size=processes,
     )
     finish(trainer, run, checkpoint)

@@ -32,6 +32,7 @@ from transformers import (
 from ..arguments import run_command
 from ..errors import UsageError
 from ..tokenization import identity_of, vocabulary_size
+from ..training import steps
 from ..training.arguments import DataArguments, ModelArguments, check_best_metric, parse_training_arguments, set_up_logging
 from ..training.classification import (
     EVAL_SPLITS,
@@ -49,15 +50,6 @@ from ..training.classification import (
 from ..training.data import check_source, find_text_columns, hold_out_of_each_class, read_dataset, read_files
 from ..training.metrics import best_metric, metric_names
 from ..training.run_record import begin_run, output_folder
-from ..training.steps import (
-    card_of,
-    check_used_folders,
-    config_of,
-    find_checkpoint,
-    model_of,
-    prepare_tokenizer,
-    set_max_seq_length,
-)
 from ..training.text import shortened
 from ..training.trainer import LinformerTrainer, finish, padding
 
@@ -274,8 +266,8 @@ def fine_tune(model_args, data_args, training_args):
     set_seed(training_args.seed)
 
     # Each of these steps may raise `UsageError`, and does so before the long work begins
-    config = config_of(model_args)
-    checkpoint = find_checkpoint(training_args)
+    config = steps.config_of(model_args)
+    checkpoint = steps.find_checkpoint(training_args)
     splits = read_splits(data_args, training_args, cache_dir=model_args.cache_dir, token=model_args.token)
     columns, splits = find_texts(splits, data_args)
     labels, labels_by_split = find_labels(
@@ -309,9 +301,9 @@ def fine_tune(model_args, data_args, training_args):
     texts = None
     if "train" in splits and not (model_args.model_name_or_path or model_args.tokenizer_name):  # to train a tokenizer on
         texts = Dataset.from_dict({"text": [text for column in TEXTS[: len(columns)] for text in splits["train"][column]]})
-    tokenizer, config = prepare_tokenizer(model_args, training_args, config, checkpoint, texts)
-    max_seq_length = set_max_seq_length(data_args, config, tokenizer)
-    check_used_folders(config, vocabulary_size(tokenizer), training_args, checkpoint)
+    tokenizer, config = steps.prepare_tokenizer(model_args, training_args, config, checkpoint, texts)
+    max_seq_length = steps.set_max_seq_length(data_args, config, tokenizer)
+    steps.check_used_folders(config, vocabulary_size(tokenizer), training_args, checkpoint)
 
     examples = {}
     for split, dataset in splits.items():
@@ -328,11 +320,11 @@ def fine_tune(model_args, data_args, training_args):
 
     set_seed(training_args.seed)
     head = {"new_head": training_args.do_train, "ignore_mismatched_sizes": model_args.ignore_mismatched_sizes}
-    card = card_of(model_args, data_args, "text-classification", usage_example(columns))
+    card = steps.card_of(model_args, data_args, "text-classification", usage_example(columns))
     if data_args.task_name is not None:  # also for a local copy of it
         card.dataset, card.dataset_config = GLUE, data_args.task_name
     trainer = LinformerTrainer(
-        model=model_of(model_args, AutoModelForSequenceClassification, config, tokenizer, **head),
+        model=steps.model_of(model_args, AutoModelForSequenceClassification, config, tokenizer, **head),
         args=training_args,
         train_dataset=examples.get("train"),
         eval_dataset=next(iter(evaluated.values()), None),

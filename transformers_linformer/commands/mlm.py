@@ -21,6 +21,7 @@ from transformers import AutoModelForMaskedLM, TrainingArguments, pipeline, set_
 from ..arguments import run_command
 from ..errors import UsageError
 from ..tokenization import vocabulary_size
+from ..training import steps
 from ..training.arguments import (
     ModelArguments,
     TextArguments,
@@ -31,17 +32,6 @@ from ..training.arguments import (
 )
 from ..training.masked_lm import METRICS, MaskingCollator, NewMasksEachEpoch, compute_metrics, token_losses, unigram_perplexity
 from ..training.run_record import begin_run, output_folder
-from ..training.steps import (
-    card_of,
-    check_used_folders,
-    config_of,
-    find_checkpoint,
-    model_of,
-    prepare_tokenizer,
-    sequences_of,
-    set_max_seq_length,
-    texts_of,
-)
 from ..training.trainer import LinformerTrainer, finish, pad_to_multiple_of
 
 
@@ -106,20 +96,20 @@ def pretrain(model_args, data_args, training_args):
     set_seed(training_args.seed)
 
     # Each of these steps may refuse, and does so before the long work begins
-    config = config_of(model_args)
-    checkpoint = find_checkpoint(training_args)
-    texts = texts_of(data_args, training_args, cache_dir=model_args.cache_dir, token=model_args.token)
-    tokenizer, config = prepare_tokenizer(model_args, training_args, config, checkpoint, texts.get("train"), mask=True)
-    max_seq_length = set_max_seq_length(data_args, config, tokenizer)
-    check_used_folders(config, vocabulary_size(tokenizer), training_args, checkpoint)
+    config = steps.config_of(model_args)
+    checkpoint = steps.find_checkpoint(training_args)
+    texts = steps.texts_of(data_args, training_args, cache_dir=model_args.cache_dir, token=model_args.token)
+    tokenizer, config = steps.prepare_tokenizer(model_args, training_args, config, checkpoint, texts.get("train"), mask=True)
+    max_seq_length = steps.set_max_seq_length(data_args, config, tokenizer)
+    steps.check_used_folders(config, vocabulary_size(tokenizer), training_args, checkpoint)
 
-    sequences = sequences_of(data_args, training_args, texts, tokenizer, max_seq_length)
+    sequences = steps.sequences_of(data_args, training_args, texts, tokenizer, max_seq_length)
     run = begin_run("linformer-mlm", model_args, data_args, training_args, sequences, max_seq_length, checkpoint)
     if run.is_finished:
         return
 
     set_seed(training_args.seed)
-    model = model_of(model_args, AutoModelForMaskedLM, config, tokenizer, new_head=training_args.do_train)
+    model = steps.model_of(model_args, AutoModelForMaskedLM, config, tokenizer, new_head=training_args.do_train)
     # The head over the vocabulary is a large part of a small model's work, and only the tokens to predict need it
     model.sparse_prediction = True
 
@@ -142,7 +132,7 @@ def pretrain(model_args, data_args, training_args):
         compute_metrics=compute_metrics,
         preprocess_logits_for_metrics=token_losses,
         callbacks=[NewMasksEachEpoch(collator)],
-        card=card_of(model_args, data_args, "fill-mask", f"The {tokenizer.mask_token} is here."),
+        card=steps.card_of(model_args, data_args, "fill-mask", f"The {tokenizer.mask_token} is here."),
         sequence_parallel_size=processes,
     )
 

@@ -23,6 +23,7 @@ from ..errors import UsageError, first_line
 from ..loading import max_input_length
 from ..passages import prompts_of
 from ..tokenization import vocabulary_size
+from ..training import steps
 from ..training.arguments import (
     DataArguments,
     ModelArguments,
@@ -34,16 +35,6 @@ from ..training.arguments import (
 from ..training.data import check_source, read_dataset, read_files
 from ..training.passages import METRICS, PassageCollator, PassageTrainer, compute_metrics, make_examples
 from ..training.run_record import begin_run, output_folder
-from ..training.steps import (
-    card_of,
-    check_used_folders,
-    config_of,
-    find_checkpoint,
-    model_of,
-    parts_of,
-    prepare_tokenizer,
-    set_max_seq_length,
-)
 from ..training.trainer import finish, padding
 
 
@@ -90,7 +81,7 @@ def documents_of(data_args, training_args, **options):
         splits = read_files(files, FILE_TYPES, cache_dir=options["cache_dir"])
     else:
         raise UsageError("there are no documents: give --dataset_name, or --train_file.")
-    splits = parts_of(splits, data_args, training_args)
+    splits = steps.parts_of(splits, data_args, training_args)
     wanted = {"train": training_args.do_train, "validation": training_args.do_eval}
     return {split: splits[split] for split in wanted if wanted[split]}
 
@@ -114,7 +105,7 @@ def modules_of(model_args, config):
 
 def encoder_of(model_args, config, tokenizer):
     """Returns the encoder. A pooler stays as it is, as it is no part of a passage's vector."""
-    encoder = model_of(model_args, AutoModel, config, tokenizer)
+    encoder = steps.model_of(model_args, AutoModel, config, tokenizer)
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler.requires_grad_(False)
     return encoder
@@ -139,13 +130,13 @@ def learn(model_args, data_args, training_args):
     set_seed(training_args.seed)
 
     # Each of these steps may refuse, and does so before the long work begins
-    config = config_of(model_args)
+    config = steps.config_of(model_args)
     modules = modules_of(model_args, config)
-    checkpoint = find_checkpoint(training_args)
+    checkpoint = steps.find_checkpoint(training_args)
     documents = documents_of(data_args, training_args, cache_dir=model_args.cache_dir, token=model_args.token)
-    tokenizer, config = prepare_tokenizer(model_args, training_args, config, checkpoint, may_grow=False)
-    max_seq_length = set_max_seq_length(data_args, config, tokenizer)
-    check_used_folders(config, vocabulary_size(tokenizer), training_args, checkpoint)
+    tokenizer, config = steps.prepare_tokenizer(model_args, training_args, config, checkpoint, may_grow=False)
+    max_seq_length = steps.set_max_seq_length(data_args, config, tokenizer)
+    steps.check_used_folders(config, vocabulary_size(tokenizer), training_args, checkpoint)
     prompts = prompts_of(modules["config_sentence_transformers.json"].get("prompts") or {})
     examples = {}
     for split, dataset in documents.items():
@@ -157,7 +148,7 @@ def learn(model_args, data_args, training_args):
         return
 
     set_seed(training_args.seed)
-    card = card_of(model_args, data_args, "sentence-similarity", "A passage.")
+    card = steps.card_of(model_args, data_args, "sentence-similarity", "A passage.")
     card.sentence_class = "SentenceTransformer"
     trainer = PassageTrainer(
         model=encoder_of(model_args, config, tokenizer),

@@ -17,10 +17,10 @@ MEASURES = ("per_token", "per_document")
 
 def cosine_similarities(states, original, attention_mask=None, mesh=None):
     """
-    Returns two cosine similarities per document, (b, 2), between hidden states and the original's, both (b, n, d).
+    Returns two cosine similarities per document, (B, 2), between hidden states and the original's, both (B, n, d).
 
     The first is the mean over the tokens, and the second is the similarity of the documents' mean vectors. Padding, which
-    is 0 in `attention_mask` (b, n), does not count. When processes share the documents, each gives its part of the tokens
+    is 0 in `attention_mask` (B, n), does not count. When processes share the documents, each gives its part of the tokens
     and the `mesh` of these processes.
     """
     mask = states.new_ones(states.shape[:2]) if attention_mask is None else attention_mask.to(states.dtype)
