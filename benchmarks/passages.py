@@ -186,8 +186,8 @@ def title_length(document):
     return length
 
 
-def encoder_of(reading, original, tokens):
-    """Returns the model of a reading, with the weights of the original."""
+def encoder_of(reading, original, tokens, encoder_only=True):
+    """Returns the model of a reading, with the weights of the original, and with its head unless `encoder_only`."""
     kind, *options = reading.removesuffix("/mean").split("/")
     if kind.startswith(("pieces", "passages")):
         encoder = original
@@ -199,7 +199,7 @@ def encoder_of(reading, original, tokens):
         n = -(-(tokens + 2) // multiple) * multiple
         projection_type = "mean_pool" if kind == "full" else kind  # means of single tokens
         sizes |= {"projected_dim": n // window, "max_position_embeddings": n, "block_size": block_size}
-        encoder = convert_to_linformer(original, encoder_only=True, projection_type=projection_type, **sizes)
+        encoder = convert_to_linformer(original, encoder_only=encoder_only, projection_type=projection_type, **sizes)
         if limit is not None:
             encoder.config.far_token_limit = limit
     encoder.set_attn_implementation(attention_dropout.NAME)  # the same, and trains faster on a CPU

@@ -1,120 +1,186 @@
 # Copyright 2026 The transformers-linformer authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Measure whether a question is known in every block of the document that answers it, with and without global tokens.
+Measure whether a model that reads a question before a long document finds the answer in late blocks as well as in the first.
 
-    python -m benchmarks.questions --output_dir questions
+    python -m benchmarks.questions --model_name_or_path <encoder> --dataset_name <proposals> --output_dir questions
     python -m benchmarks.questions --help
 
-An input is a pair: a question, which is one of 64 names, and a document, in which 16 different names stand at random places,
-each before a value. The answer is where the value of the question's name stands, as in extractive question answering. The
-models are trained from scratch, alike, with `LinformerForQuestionAnswering`. The table has the accuracy for answers in the
-first block, and in each quarter of the document.
+A document consists of sections in random order, each with its heading. The question is one of the headings, and the answer
+is the place of that heading in the document, as in extractive question answering. The heads for it are new, and all models
+are trained alike, on other documents than those that they are judged on:
 
-Every finished run is a line in results.jsonl, and is not run again. The table is written to questions.md.
+    pieces                       The original reads pieces of 512 tokens, each after the question.
+    attention_pool/b128/w16      A Linformer reads the question and the complete document, with this projection, blocks of 128
+                                 tokens, and windows of 16. The question stands in the first block.
+    attention_pool/b128/w16/g32  The same with 32 global tokens, so that every block sees the question.
+
+The table has the accuracy of the most probable token, for answers in each quarter of the longest document, as the mean and
+the standard error over the seeds. Every finished run is a line in results.jsonl, and is not run again.
 """
 
 import argparse
+import random
 import time
 from pathlib import Path
 
 import torch
-from transformers import get_linear_schedule_with_warmup, set_seed
+from datasets import load_dataset
+from torch.nn.utils.rnn import pad_sequence
+from tqdm.auto import tqdm
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer, get_linear_schedule_with_warmup, set_seed
 
-from configuration_linformer import LinformerConfig
-from modeling_linformer import LinformerForQuestionAnswering
 from transformers_linformer.tables import markdown_table
 
-from .runs import mean_and_error, run_missing
+from .passages import PIECE, encoder_of
+from .runs import keep_inputs, mean_and_error, run_missing
 
 
-N, BLOCK, WINDOW = 256, 32, 8
-CLS, SEP, FIRST_NAME, NAMES, VALUES, FILLERS, ENTRIES = 0, 2, 10, 64, 64, 100, 16
-MODELS = {"full attention": N, "blocks": BLOCK, "blocks, 8 global tokens": BLOCK}
+READINGS = ["pieces", "attention_pool/b128/w16", "attention_pool/b128/w16/g32"]
 
 
 def parse_arguments():
     description = __doc__.strip().splitlines()[0]
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--model_name_or_path", required=True, help="The pretrained encoder, which reads 512 tokens.")
+    parser.add_argument("--dataset_name", required=True, help="A dataset with the column `sections`.")
     parser.add_argument("--output_dir", required=True, type=Path, help="The folder for results and table.")
-    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS, help="What is trained.")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="Of weights and examples.")
-    parser.add_argument("--steps", type=int, default=2000, help="The number of steps, of 32 pairs each.")
+    parser.add_argument("--readings", nargs="+", default=READINGS, help="See above.")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="Of weights, documents and questions.")
+    parser.add_argument("--steps", type=int, default=150, help="The number of steps.")
+    parser.add_argument("--batch_size", type=int, default=8, help="The number of pairs of a step.")
+    parser.add_argument("--tokens", type=int, default=1024, help="The number of tokens of a pair.")
+    parser.add_argument("--layers", type=int, default=None, help="How many of the encoder's layers are kept, the first ones.")
+    parser.add_argument("--test_pairs", type=int, default=400, help="The number of pairs to judge by.")
+    parser.add_argument("--learning_rate", type=float, default=3e-4, help="The learning rate at its highest.")
     return parser.parse_args()
 
 
-def make_pairs(number, generator):
-    """Returns random inputs (number, n), their token types, and the positions of the answers (number)."""
-    document = 1 + NAMES + VALUES + FIRST_NAME + torch.randint(FILLERS, (number, N), generator=generator)
-    document[:, 0], document[:, 2], document[:, -1] = CLS, SEP, SEP
-    # Every entry is a name and, after it, its value: at even places, so that no two overlap
-    places = 4 + 2 * torch.rand(number, (N - 6) // 2, generator=generator).argsort(1)[:, :ENTRIES]
-    names = torch.rand(number, NAMES, generator=generator).argsort(1)[:, :ENTRIES]
-    document.scatter_(1, places, FIRST_NAME + names)
-    values = FIRST_NAME + NAMES + torch.randint(VALUES, places.shape, generator=generator)
-    document.scatter_(1, places + 1, values)
-    document[:, 1] = FIRST_NAME + names[:, 0]
-    token_types = (torch.arange(N) > 2).long().expand(number, -1)
-    return document, token_types, places[:, 0] + 1
+# Pairs
 
 
-def run(model, seed, steps):
-    """Returns the accuracy for answers in the first block, and in each quarter of the document, and the CPU seconds."""
-    set_seed(seed)
-    config = LinformerConfig(
-        vocab_size=FIRST_NAME + NAMES + VALUES + FILLERS + 1,
-        hidden_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=128,
-        max_position_embeddings=N,
-        projection_type="attention_pool",
-        projected_dim=N // WINDOW,
-        block_size=MODELS[model],
-        num_global_tokens=8 if "global" in model else 0,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
-    reader = LinformerForQuestionAnswering(config)
-    optimizer = torch.optim.AdamW(reader.parameters(), lr=1e-3)
-    schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
-    generator, start = torch.Generator().manual_seed(seed), time.process_time()
-    for _ in range(steps):
-        ids, types, answers = make_pairs(32, generator)
-        loss = reader(ids, token_type_ids=types, start_positions=answers, end_positions=answers).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    reader.eval()
-    found, places = [], []
-    with torch.no_grad():
-        for _ in range(64):
-            ids, types, answers = make_pairs(32, generator)
-            found.append(reader(ids, token_type_ids=types).start_logits.argmax(1) == answers)
-            places.append(answers)
-    found, places = torch.cat(found).float(), torch.cat(places)
-    quarters = [found[places * 4 // N == quarter].mean().item() for quarter in range(4)]
-    return {"first_block": found[places < BLOCK].mean().item(), "quarters": quarters, "seconds": time.process_time() - start}
+def make_pair(sections, tokenizer, length, generator):
+    """
+    Returns a question and a document as lists of token ids, and the index of the answer in the document.
+
+    `sections` are shuffled and cut, so that pair and special tokens have at most `length` tokens. Returns None if a document
+    has fewer than two sections with headings, or if the question has more than 24 tokens.
+    """
+    parts = [(section["heading"].strip(), section["text"].strip()) for section in sections]
+    parts = [part for part in parts if all(part)]
+    generator.shuffle(parts)
+    encode = lambda text: tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    document, starts = [], []
+    for heading, text in parts:
+        starts.append((len(document), heading))
+        document += encode(f"{heading}\n{text}")
+    starts = [each for each in starts if each[0] < length - 64]
+    if len(starts) < 2:
+        return None
+    answer, heading = generator.choice(starts)
+    question = encode(heading)
+    return (question, document[: length - len(question) - 3], answer) if len(question) <= 24 else None
+
+
+def pairs_of(dataset, tokenizer, length, seed):
+    """Yields pairs without end, of documents in random order."""
+    generator = random.Random(seed)
+    while True:
+        for index in generator.sample(range(len(dataset)), len(dataset)):
+            pair = make_pair(dataset[index]["sections"], tokenizer, length, generator)
+            if pair is not None:
+                yield pair
+
+
+def start_scores(model, tokenizer, pairs, size):
+    """Returns for each pair the score of each token of its document, from sequences of at most `size` tokens."""
+    sequences, types, owners = [], [], []
+    for index, (question, document, _) in enumerate(pairs):
+        start = len(question) + 2
+        for first in range(0, len(document), size - start - 1):
+            piece = document[first : first + size - start - 1]
+            sequences.append([tokenizer.cls_token_id, *question, tokenizer.sep_token_id, *piece, tokenizer.sep_token_id])
+            types.append([0] * start + [1] * (len(piece) + 1))
+            owners.append((index, start, start + len(piece)))
+    padded = {"input_ids": (sequences, tokenizer.pad_token_id), "token_type_ids": (types, 0)}
+    inputs = {name: pad_sequence(list(map(torch.tensor, rows)), True, value) for name, (rows, value) in padded.items()}
+    inputs["attention_mask"] = pad_sequence([torch.ones(len(each), dtype=torch.long) for each in sequences], True)
+    scores = [[] for _ in pairs]
+    for logits, (index, start, end) in zip(model(**inputs).start_logits, owners):
+        scores[index].append(logits[start:end])
+    return [torch.cat(each) for each in scores]
+
+
+# Runs
+
+
+class Questions:
+    """Trains a model of each reading to answer questions, and judges it."""
+
+    def __init__(self, args):
+        self.args = args
+        self.tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
+        self.splits = load_dataset(args.dataset_name)
+
+    def run(self, reading, seed, **ignored):
+        """Returns the accuracy for answers in each quarter of the longest document, and the CPU seconds of training."""
+        args = self.args
+        set_seed(seed)
+        layers = {} if args.layers is None else {"num_hidden_layers": args.layers}
+        model = AutoModelForQuestionAnswering.from_pretrained(args.model_name_or_path, **layers)
+        model = encoder_of(reading, model, args.tokens - 2, encoder_only=False)
+        size = PIECE if reading == "pieces" else args.tokens
+        optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate)
+        schedule = get_linear_schedule_with_warmup(optimizer, args.steps // 10, args.steps)
+        pairs, start = pairs_of(self.splits["train"], self.tokenizer, args.tokens, seed), time.process_time()
+        model.train()
+        for _ in tqdm(range(args.steps), desc=f"{reading}, seed {seed}"):
+            batch = [next(pairs) for _ in range(args.batch_size)]
+            scores = start_scores(model, self.tokenizer, batch, size)
+            loss = sum(-each.log_softmax(0)[answer] for each, (_, _, answer) in zip(scores, batch)) / len(batch)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+        seconds = time.process_time() - start
+        model.eval()
+        found, pairs = [[] for _ in range(4)], pairs_of(self.splits["test"], self.tokenizer, args.tokens, 0)
+        with torch.no_grad():
+            for _ in range(args.test_pairs):
+                pair = next(pairs)
+                (scores,) = start_scores(model, self.tokenizer, [pair], size)
+                found[4 * pair[2] // args.tokens].append(scores.argmax().item() == pair[2])
+        return {"quarters": [sum(each) / max(1, len(each)) for each in found], "seconds": seconds}
 
 
 def make_table(results):
-    groups, rows = {}, []
+    groups = {}
     for result in results:
-        groups.setdefault(result["model"], []).append([result["first_block"], *result["quarters"]])
-    for model, values in groups.items():
-        rows.append([model, len(values), *(mean_and_error(column, 3) for column in zip(*values))])
-    header = ["model", "seeds", "answers in the first block", *(f"in quarter {number}" for number in range(1, 5))]
+        groups.setdefault(result["reading"], []).append(result)
+    rows = [
+        [
+            reading,
+            len(group),
+            *(mean_and_error(column, 3) for column in zip(*(each["quarters"] for each in group))),
+            round(sum(each["seconds"] for each in group) / len(group)),
+        ]
+        for reading, group in groups.items()
+    ]
+    header = ["reading", "seeds", *(f"answers in quarter {number}" for number in range(1, 5)), "CPU seconds to train"]
     return markdown_table(header, rows)
 
 
 def main():
     args = parse_arguments()
     args.output_dir.mkdir(parents=True, exist_ok=True)
+    inputs = ("steps", "batch_size", "tokens", "layers", "test_pairs", "learning_rate", "model_name_or_path", "dataset_name")
+    keep_inputs(args.output_dir, **{name: getattr(args, name) for name in inputs})
     torch.set_num_threads(1)
-    wanted = [{"model": model, "seed": seed, "steps": args.steps} for seed in args.seeds for model in args.models]
-    results = run_missing(wanted, run, args.output_dir / "results.jsonl", jobs=1)
-    table = make_table([each for each in results if each["steps"] == args.steps])
+    questions = Questions(args)
+    wanted = [{"reading": reading, "seed": seed} for seed in args.seeds for reading in args.readings]
+    results = run_missing(wanted, questions.run, args.output_dir / "results.jsonl", jobs=1)
+    table = make_table(results)
     (args.output_dir / "questions.md").write_text(table + "\n", encoding="utf-8")
     print(table)
 

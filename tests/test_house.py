@@ -14,7 +14,8 @@ PACKAGES = ("configuration_linformer", "modeling_linformer", "transformers_linfo
 WINGS = ("transformers_linformer.training", "transformers_linformer.conversion")
 # What a command or a benchmark may share with the others of its kind
 SHARED = [
-    f"benchmarks.{name}" for name in ("attention_dropout", "long_tasks", "memory", "models", "reading", "runs", "similarity")
+    f"benchmarks.{name}"
+    for name in ("attention_dropout", "long_tasks", "memory", "models", "passages", "reading", "runs", "similarity")
 ]
 
 

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from processes import ROOT
 from transformers import BertConfig, BertModel
 
 from benchmarks import passages
+from benchmarks.runs import read_results
 from transformers_linformer.documents import read_document
 from transformers_linformer.tokenization import train_tokenizer
 
@@ -152,3 +154,16 @@ def test_the_collections_have_the_queries_that_their_sources_say():
     assert article["text"] == "Title of it\n\nBegins .\n\nPart\n\nOf\n\nEnds .\n\nSo ."
     assert article["queries"] == [("Title of it: Of", [1])]
     assert len(article["passages"]) == 2
+
+
+def test_the_documentation_has_the_table_of_the_results():
+    results = read_results(ROOT / "benchmarks" / "results" / "passages.jsonl")
+    page = (ROOT / "docs" / "measurements.md").read_text(encoding="utf-8")
+    section = page[page.index("## Finding passages") : page.index("## Similarity")]
+
+    def cells(line):
+        return [cell.strip() for cell in line.strip()[1:-1].split("|")]
+
+    found = [cells(line)[1:] for line in section.splitlines() if line.startswith("| ")]
+    for line in passages.make_table(results).splitlines()[2:]:
+        assert cells(line)[2:] in found, line

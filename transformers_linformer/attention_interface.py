@@ -247,7 +247,7 @@ def attend_in_window(query, key, value, mask, distance, kernel):
 
 def linformer_mask(attention_mask=None, mask_function=None, use_vmap=False, **ignored):
     """
-    Is a mask function of transformers: returns the mask of padding, as it is, (B, n').
+    The mask function for transformers: returns the mask of padding, as it is, (B, n').
 
     Raises `ValueError` where a model wants another mask, such as a causal one, and for one that begins with padding. A sliding
     window is no part of the mask, as `linformer_attention_forward` is given it by the layer.

@@ -39,12 +39,12 @@ class Source:
 
     @cached_property
     def modules_path(self):
-        """Is the path of the modules.json of sentence-transformers, or None if there is none."""
+        """The path of the modules.json of sentence-transformers, or None if there is none."""
         return self.find("modules.json")
 
     @cached_property
     def modules(self):
-        """Is the list of modules in that file. Raises `ValueError` if it is no list of dictionaries with a type and a path."""
+        """The list of modules in that file. Raises `ValueError` if it is no list of dictionaries with a type and a path."""
         modules = [] if self.modules_path is None else read_json(self.modules_path, list)
         for module in modules:
             if not (isinstance(module, dict) and all(isinstance(module.get(key), str) for key in ("type", "path"))):
@@ -53,7 +53,7 @@ class Source:
 
     @cached_property
     def subfolder(self):
-        """Is the transformer's folder, "" if there is no modules.json. Raises `ValueError` if that names no transformer."""
+        """The transformer's folder, "" if there is no modules.json. Raises `ValueError` if that names no transformer."""
         folders = [module["path"] for module in self.modules if module["type"].endswith(".Transformer")]
         if self.modules_path is not None and not folders:
             raise ValueError(f"{self.modules_path} names no module of the type Transformer, so there are no weights to load.")
@@ -61,12 +61,12 @@ class Source:
 
     @property
     def kwargs(self):
-        """Is the arguments of `from_pretrained` that find the transformer. Raises what `subfolder` raises."""
+        """The arguments of `from_pretrained` that find the transformer. Raises what `subfolder` raises."""
         return self.hub_kwargs | {"subfolder": self.subfolder}
 
     @cached_property
     def config(self):
-        """Is the transformer's configuration. Raises `ValueError` if there are adapters, which alone have none."""
+        """The transformer's configuration. Raises `ValueError` if there are adapters, which alone have none."""
         if self.find("adapter_config.json", self.subfolder) is not None:
             raise ValueError(
                 "adapter_config.json says that there are adapters, which change a model: merge them into it first, by PEFT's"
