@@ -1,0 +1,72 @@
+"""Tests benchmarks.questions: where the answers are, what pieces and complete documents are scored for, and a tiny run."""
+
+import json
+import random
+import sys
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoTokenizer, BertConfig, BertForQuestionAnswering, BertModel
+
+from benchmarks import questions
+from transformers_linformer.tokenization import train_tokenizer
+
+
+SECTIONS = [{"heading": f"Part {number}", "text": f"This is what part {number} says. " * 8} for number in "123456"]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Returns a folder with a tiny encoder, its tokenizer, and a dataset in the folder `data`."""
+    folder = tmp_path_factory.mktemp("source")
+    texts = [f"{section['heading']} {section['text']}" for section in SECTIONS]
+    tokenizer = train_tokenizer(Dataset.from_dict({"text": texts}), 300, 512)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = BertConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, initializer_range=0.5, **sizes)
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    for split in ("train", "test"):
+        Dataset.from_list([{"sections": SECTIONS}] * 4).to_parquet(folder / "data" / f"{split}.parquet")
+    return folder
+
+
+def test_the_answer_is_where_the_heading_stands(source):
+    tokenizer, generator, answers = AutoTokenizer.from_pretrained(source), random.Random(0), set()
+    for _ in range(20):
+        question, document, answer = questions.make_pair(SECTIONS, tokenizer, 400, generator)
+        assert len(question) + len(document) + 3 <= 400
+        assert tokenizer.decode(document[answer : answer + len(question)]).strip() == tokenizer.decode(question).strip()
+        answers.add(answer)
+    assert len(answers) > 3
+    assert questions.make_pair(SECTIONS[:1], tokenizer, 400, generator) is None
+
+
+def test_each_token_of_a_document_has_a_score(source):
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    model = BertForQuestionAnswering.from_pretrained(source).eval()
+    pairs = [([7, 8], list(range(10, 51)), 3), ([9], list(range(20, 30)), 2)]
+    with torch.no_grad():
+        first, second = questions.start_scores(model, tokenizer, pairs, 25)
+        assert first.shape == (41,) and second.shape == (10,)
+        for start, end in ((0, 20), (20, 40), (40, 41)):  # pieces of 20 tokens after two and three special ones
+            piece = pairs[0][1][start:end]
+            ids = torch.tensor([[tokenizer.cls_token_id, 7, 8, tokenizer.sep_token_id, *piece, tokenizer.sep_token_id]])
+            types = torch.tensor([[0] * 4 + [1] * (len(piece) + 1)])
+            alone = model(ids, token_type_ids=types).start_logits[0, 4:-1]
+            torch.testing.assert_close(first[start:end], alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow("a whole benchmark")
+def test_a_run(source, tmp_path, monkeypatch):
+    options = ["--model_name_or_path", source, "--dataset_name", source / "data", "--output_dir", tmp_path, "--tokens", 128]
+    options += ["--readings", "pieces", "mean_pool/b32/w8/g8", "--seeds", 1, 2, "--steps", 2, "--batch_size", 2]
+    monkeypatch.setattr(questions, "PIECE", 64)
+    monkeypatch.setattr(sys, "argv", ["questions", *map(str, options), "--test_pairs", "3"])
+    questions.main()
+    results = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [(each["reading"], each["seed"]) for each in results] == [
+        (reading, seed) for seed in (1, 2) for reading in ("pieces", "mean_pool/b32/w8/g8")
+    ]
+    assert "| mean_pool/b32/w8/g8 | 2 |" in (tmp_path / "questions.md").read_text()
