@@ -187,10 +187,10 @@ MUTANTS = [
     # Chunks, processes, graphs
     ("chunks begin at a wrong position", PROJECTIONS, "self.offset + positions.start, {}", "self.offset, {}", RANDOM),
     (
-        "a chunk reads what another has overwritten",
+        "a chunk is given what was kept for another",
         CHUNKS,
-        "if features[0] is not None and length <= LONGEST_WITH_KEPT_FEATURES:",
-        "if False:",
+        "kept[positions.start] = features",
+        "kept[0] = features",
         "tests/test_modeling.py -k chunk",
     ),
     (
@@ -241,7 +241,7 @@ MUTANTS = [
         CONFIGURATION,
         '"auto_map": dict(self._own_auto_map), ',
         "",
-        "tests/test_travel.py tests/test_loading.py",
+        "tests/test_modeling.py -k auto_map",
     ),
     # Conversion
     (
