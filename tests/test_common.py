@@ -357,6 +357,7 @@ class LinformerModelTest(ModelTesterMixin, TrainingTesterMixin, unittest.TestCas
         self.model_tester.create_and_check_for_multiple_choice()
 
 
+@pytest.mark.slow("the two classes without this mark have blocks, rows with and without parameters")
 class LinformerMeanPoolTest(LinformerModelTest):
     """Tests a projection without parameters."""
 
@@ -369,6 +370,7 @@ class LinformerBlocksTest(LinformerModelTest):
     projection = {"projection_type": "attention_pool", "projected_dim": 16, "block_size": 4, "far_token_limit": 6}
 
 
+@pytest.mark.slow("as above")
 class LinformerConvTest(LinformerModelTest):
     """Tests an E and an F per layer, whose windows do not divide the length of the inputs."""
 

@@ -94,7 +94,10 @@ def user_folder(tmp_path, document):
     return folder
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize(
+    "document",
+    [pytest.param(name, marks=pytest.mark.slow("starts dozens of commands") if name in SMALL else ()) for name in DOCUMENTS],
+)
 def test_blocks_run(document, user_folder):
     scripts = Path(sys.executable).parent  # where the console commands are
     environment = offline(user_folder / "hf") | {"OMP_NUM_THREADS": "1", "PATH": f"{scripts}:{os.environ['PATH']}"}
