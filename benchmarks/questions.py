@@ -22,6 +22,7 @@ the standard error over the seeds. Every finished run is a line in results.jsonl
 import argparse
 import random
 import time
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -64,17 +65,20 @@ def make_pair(sections, tokenizer, length, generator):
     Returns a question and a document as lists of token ids, and the index of the answer in the document.
 
     `sections` are shuffled and cut, so that pair and special tokens have at most `length` tokens. Returns None if a document
-    has fewer than two sections with headings, or if the question has more than 24 tokens.
+    has fewer than two sections whose headings differ from all others, or if the question has more than 24 tokens.
     """
     parts = [(section["heading"].strip(), section["text"].strip()) for section in sections]
     parts = [part for part in parts if all(part)]
     generator.shuffle(parts)
+    counts = Counter(heading for heading, _ in parts)
     encode = lambda text: tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     document, starts = [], []
     for heading, text in parts:
-        starts.append((len(document), heading))
+        if len(document) >= length - 64:
+            break
+        if counts[heading] == 1:
+            starts.append((len(document), heading))
         document += encode(f"{heading}\n{text}")
-    starts = [each for each in starts if each[0] < length - 64]
     if len(starts) < 2:
         return None
     answer, heading = generator.choice(starts)
@@ -123,7 +127,7 @@ class Questions:
         self.splits = load_dataset(args.dataset_name)
 
     def run(self, reading, seed, **ignored):
-        """Returns the accuracy for answers in each quarter of the longest document, and the CPU seconds of training."""
+        """Returns the accuracy for answers in each quarter, None for a quarter without any, and the CPU seconds of training."""
         args = self.args
         set_seed(seed)
         layers = {} if args.layers is None else {"num_hidden_layers": args.layers}
@@ -151,7 +155,7 @@ class Questions:
                 pair = next(pairs)
                 (scores,) = start_scores(model, self.tokenizer, [pair], size)
                 found[4 * pair[2] // args.tokens].append(scores.argmax().item() == pair[2])
-        return {"quarters": [sum(each) / max(1, len(each)) for each in found], "seconds": seconds}
+        return {"quarters": [sum(each) / len(each) if each else None for each in found], "seconds": seconds}
 
 
 def make_table(results):
@@ -162,7 +166,7 @@ def make_table(results):
         [
             reading,
             len(group),
-            *(mean_and_error(column, 3) for column in zip(*(each["quarters"] for each in group))),
+            *("" if None in column else mean_and_error(column, 3) for column in zip(*(each["quarters"] for each in group))),
             round(sum(each["seconds"] for each in group) / len(group)),
         ]
         for reading, group in groups.items()

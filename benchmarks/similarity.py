@@ -5,7 +5,11 @@
 import torch
 from tqdm.auto import tqdm
 
-from transformers_linformer.training.distillation import MEASURES, cosine_similarities
+from transformers_linformer.training.distillation import cosine_similarities
+
+
+# The names of the two numbers that `cosine_similarities` returns per document
+MEASURES = ("per_token", "per_document")
 
 
 @torch.no_grad()

@@ -69,6 +69,8 @@ def test_arguments_that_are_abbreviated_or_gone(argument, hint, tmp_path):
         ({"learning_rate": "much"}, "argument --learning_rate/--learning-rate: invalid float value: 'much'"),
         ({"do_train": 3}, "argument --do_train/--do-train: Truthy value expected: got 3 but expected one of"),
         ({"text_column": []}, "argument --text_column/--text-column: expected at least one argument"),
+        ({"output_dir": {}}, "output_dir is {}; it must not be an object."),
+        ({"train_file": {"a": 1}}, 'train_file is {"a": 1}; it must not be an object.'),
         ({"dtype": "float31"}, "argument --dtype: invalid choice: 'float31' (choose from 'auto', 'bfloat16', "),
         ({"seed": -1}, "--seed is -1; it must be at least 0."),
     ],

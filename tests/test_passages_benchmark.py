@@ -7,15 +7,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
-import torch
 from datasets import Dataset
 from processes import ROOT
-from transformers import BertConfig, BertModel
+from tiny_sources import write_encoder
 
 from benchmarks import passages
 from benchmarks.runs import read_results
 from transformers_linformer.documents import read_document
-from transformers_linformer.tokenization import train_tokenizer
 
 
 PLACES = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu")
@@ -31,12 +29,7 @@ def source(tmp_path_factory):
     """Returns a folder with a tiny encoder, its tokenizer, and a dataset in the folder `data`."""
     folder = tmp_path_factory.mktemp("source")
     texts = [read_document(document)["text"] for document in DOCUMENTS]
-    tokenizer = train_tokenizer(Dataset.from_dict({"text": texts}), 400, 512)
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    config = BertConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, initializer_range=0.5, **sizes)
-    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    write_encoder(folder, texts)
     for split, documents in (("train", DOCUMENTS[:8]), ("test", DOCUMENTS[8:])):
         Dataset.from_list(documents).to_parquet(folder / "data" / f"{split}.parquet")
     return folder

@@ -2,7 +2,10 @@
 
 import torch
 import transformers
-from transformers import BertTokenizer
+from datasets import Dataset
+from transformers import BertConfig, BertModel, BertTokenizer
+
+from transformers_linformer.tokenization import train_tokenizer
 
 
 N, VOCAB = 24, 60
@@ -42,3 +45,13 @@ def write_source(model, folder):
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
     return folder
+
+
+def write_encoder(folder, texts):
+    """Saves a tiny BERT that reads 512 tokens, with a tokenizer that is trained on the texts."""
+    tokenizer = train_tokenizer(Dataset.from_dict({"text": texts}), 400, 512)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = BertConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, initializer_range=0.5, **sizes)
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -4,6 +4,7 @@
 
 import json
 import sys
+import typing
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def parse_arguments(argv, argument_classes, description):
     # An abbreviation would silently be taken for the argument that it begins, and a misspelt name can be one
     parser = OneLineParser(argument_classes, description=description, allow_abbrev=False)
     if len(argv) == 1 and argv[0].endswith(".json"):
-        file, words = f"{argv[0]}: ", words_of(argv[0])
+        file, words = f"{argv[0]}: ", words_of(argv[0], argument_classes)
     else:
         file, words = "", argv
     try:
@@ -55,11 +56,11 @@ def parse_arguments(argv, argument_classes, description):
     return tuple(parsed)
 
 
-def words_of(path):
+def words_of(path, argument_classes):
     """
     Returns the command line that a file of JSON stands for: an object with a value, or a list of values, for each argument.
 
-    null stands for the default. Raises `UsageError` if the file cannot be read.
+    null stands for the default. Raises `UsageError` if the file cannot be read, or has an object where none is taken.
     """
     try:
         arguments = read_json(path, dict)
@@ -69,8 +70,12 @@ def words_of(path):
     def word(value):
         return value if isinstance(value, str) else json.dumps(value)
 
+    hints = {name: hint for each in argument_classes for name, hint in typing.get_type_hints(each).items()}
     words = []
     for name, value in arguments.items():
+        # Its text would be taken for a name
+        if isinstance(value, dict) and name in hints and "dict" not in str(hints[name]):
+            raise UsageError(f"{path}: {name} is {json.dumps(value)}; it must not be an object.")
         if isinstance(value, list):
             words += [f"--{name}", *map(word, value)]
         elif value is not None:

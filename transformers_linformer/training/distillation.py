@@ -11,10 +11,6 @@ from modeling_linformer.sequence_parallel import all_reduce
 from .trainer import LinformerTrainer
 
 
-# The names of the two numbers that `cosine_similarities` returns per document
-MEASURES = ("per_token", "per_document")
-
-
 def cosine_similarities(states, original, attention_mask=None, mesh=None):
     """
     Returns two cosine similarities per document, (B, 2), between hidden states and the original's, both (B, n, d).
