@@ -127,7 +127,7 @@ class Questions:
         self.splits = load_dataset(args.dataset_name)
 
     def run(self, reading, seed, **ignored):
-        """Returns the accuracy for answers in each quarter, None for a quarter without any, and the CPU seconds of training."""
+        """Returns the accuracy for the answers in each quarter, None where there are none, and the CPU seconds of training."""
         args = self.args
         set_seed(seed)
         layers = {} if args.layers is None else {"num_hidden_layers": args.layers}
