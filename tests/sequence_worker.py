@@ -1,7 +1,9 @@
 """
-Compares models that share their sequences among processes, which torchrun starts, with the same models in one process.
+Compares models that share their sequences among processes with the same models in one process.
 
-Writes a JSON file that says how far apart outputs, losses and gradients are.
+    python sequence_worker.py found.json 4
+
+This starts 4 processes, and writes a JSON file that says how far apart outputs, losses and gradients are.
 """
 
 import json
@@ -13,6 +15,7 @@ import tiny_models
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
+from torch.multiprocessing import start_processes
 
 import modeling_linformer
 from configuration_linformer import LinformerConfig
@@ -41,8 +44,9 @@ WITH_GLOBAL_TOKENS = [
     LINEAR[0] | {"block_size": 5, "num_global_tokens": 3},
 ]
 PROJECTIONS = [*WITHOUT_BLOCKS, *WITH_BLOCKS, *WITH_GLOBAL_TOKENS]
-# Neither 2, nor 4, nor the windows of 4 divide 29 tokens
-LENGTHS = (29, 5)
+# Whether there is padding, and the number of tokens. Neither 2, nor 4, nor the windows of 4 divide 29. Uneven parts have
+# 29 tokens and padding, too.
+INPUTS = ((False, 29), (True, 5))
 HEADS = ("MaskedLM", "TokenClassification", "SequenceClassification", "MultipleChoice", "QuestionAnswering")
 
 
@@ -130,10 +134,13 @@ def compare(head, mesh, length=29, padded=False, uneven=False, train=True, check
         is_of_tokens = name == "last_hidden_state" or (name == "logits" and head in ("MaskedLM", "TokenClassification"))
         far["outputs"] = max(far["outputs"], distance(output, wanted[:, own] if is_of_tokens else wanted))
     # Without a head, each process has the loss of its own tokens, and the sum over all processes is the loss of the sequence
-    for name, gradient in gradients.items() if train else ():
-        dist.all_reduce(gradient, group=mesh.get_group())
-        gradient /= 1 if head == "Model" else mesh.size()
-        far["gradients"] = max(far["gradients"], distance(gradient, expected_gradients[name]))
+    if train:
+        together = torch.cat([gradient.flatten() for gradient in gradients.values()])
+        dist.all_reduce(together, group=mesh.get_group())
+        together /= 1 if head == "Model" else mesh.size()
+        sizes = [gradient.numel() for gradient in gradients.values()]
+        for name, gradient in zip(gradients, together.split(sizes), strict=True):
+            far["gradients"] = max(far["gradients"], distance(gradient, expected_gradients[name].flatten()))
     # Each process returns the largest differences of all processes
     worst = torch.tensor(list(far.values()), dtype=torch.float64)
     dist.all_reduce(worst, dist.ReduceOp.MAX)
@@ -184,14 +191,14 @@ def refusals(mesh):
     }
 
 
-def main(path, die=False):
+def main(rank, path, size, die):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+    dist.init_process_group("gloo", init_method=f"file://{path}.processes", rank=rank, world_size=size)
     mesh = init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("sequence",))
-    if die and dist.get_rank() == 1:
+    if die and rank == 1:
         os._exit(9)
     found = {}
-    for config, padded, length in product(PROJECTIONS, (False, True), LENGTHS):
+    for config, (padded, length) in product(PROJECTIONS, INPUTS):
         if length < LinformerConfig(**SIZES | config).part_multiple * (mesh.size() - 1) + 1:
             continue
         name = " ".join([*map(str, config.values()), str(length), "padded" if padded else ""]).strip()
@@ -212,11 +219,13 @@ def main(path, die=False):
     found["refusals"] = refusals(mesh)
     if dist.get_world_size() == 4:
         found["data_parallel"] = data_parallel(init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "sequence")))
-    if dist.get_rank() == 0:
+    if rank == 0:
         with open(path, "w", encoding="utf-8") as file:
             json.dump(found, file)
+    end_process_groups()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], die="--die" in sys.argv)
-    end_process_groups()
+    path, size, *options = sys.argv[1:]
+    # Forks have imported torch already
+    start_processes(main, (path, int(size), "--die" in options), int(size), start_method="fork")

@@ -206,6 +206,7 @@ def test_layers_with_a_sliding_window_keep_it(local_attention, length):
     assert_equal(outputs(use_linformer_attention(model, WINDOW, N), make_inputs(length)), wanted)
 
 
+@pytest.mark.slow("the graphs of test_export have the same attention")
 @torch.no_grad()
 def test_it_is_one_graph():
     model = use_linformer_attention(make_model("modernbert"), WINDOW, BLOCK)

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -45,6 +46,8 @@ SET_UP = re.compile(r"\bpip install [^\n&]*[^\n& ]|\bpytest$", re.M)
 SMALL = ("docs/conversion.md", "docs/tools.md", "docs/training.md")
 # The demonstration, but for its length, which is that of its own test
 SHORTER = {"python run_mlm.py\n": f"python {ROOT}/run_mlm.py --demo --max_steps 2 --vocab_size 400 --use_cpu\n"}
+# Blocks of Python that follow one another share a process, as its start takes seconds, and no names
+ALONE = "import sys\nfor code in sys.argv[1:]: exec(code, {'__name__': '__main__'})"
 
 
 def blocks(document):
@@ -58,11 +61,22 @@ def runnable(code):
     return code
 
 
+def runnable_blocks(document, folder):
+    """Yields the blocks that can be run. Those that are scripts are written to the folder, as later ones run them."""
+    for block in blocks(document):
+        code = runnable(block["code"])
+        name = re.match(r"# (\S+\.py)\n", code)
+        if name is not None:
+            (folder / name[1]).write_text(code, encoding="utf-8")
+        elif block["reason"] is None and code.strip():
+            yield block | {"code": code}
+
+
 @pytest.fixture
 def user_folder(tmp_path, document):
     """A folder with the files that the blocks read. What they call by its name on the Hub is a folder of that name."""
     folder = tmp_path
-    text = [" ".join(topics[name].split()) for name in sorted(topics)[:30]]
+    text = [" ".join(topics[name].split()) for name in sorted(topics)[:24]]
     (folder / "text.txt").write_text("\n".join(text), encoding="utf-8")
     (folder / "document.txt").write_text(" ".join(text), encoding="utf-8")
     sections = [[{"heading": word, "text": each} for word, each in zip(("One", "Two"), text[row:])] for row in range(12)]
@@ -70,7 +84,7 @@ def user_folder(tmp_path, document):
     (folder / "documents.jsonl").write_text("\n".join(rows), encoding="utf-8")
     for name in ("reviews", "test"):
         with open(folder / f"{name}.csv", "w", encoding="utf-8", newline="") as file:
-            rows = [(text[row % 30][:200], ("negative", "positive")[row % 2]) for row in range(64)]
+            rows = [(text[row % 24][:200], ("negative", "positive")[row % 2]) for row in range(64)]
             csv.writer(file).writerows([("text", "label"), *rows])
     tokenizer = train_tokenizer(Dataset.from_dict({"text": text}), 500, 512)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -102,15 +116,11 @@ def test_blocks_run(document, user_folder):
     scripts = Path(sys.executable).parent  # where the console commands are
     environment = offline(user_folder / "hf") | {"OMP_NUM_THREADS": "1", "PATH": f"{scripts}:{os.environ['PATH']}"}
     environment["PYTHONPATH"] = str(ROOT)  # benchmarks/ is not installed
-    for block in blocks(document):
-        code = runnable(block["code"])
-        name = re.match(r"# (\S+\.py)\n", code)
-        if name is not None:  # a script, which a later block runs
-            (user_folder / name[1]).write_text(code, encoding="utf-8")
-        elif block["reason"] is None and code.strip():
-            command = {"python": [sys.executable, "-c"], "bash": ["bash", "-euc"]}[block["language"]]
-            process = subprocess.run([*command, code], cwd=user_folder, env=environment, capture_output=True, text=True)
-            assert process.returncode == 0, f"{code}\n{process.stdout[-2000:]}\n{process.stderr[-4000:]}"
+    for language, codes in groupby(runnable_blocks(document, user_folder), key=lambda block: block["language"]):
+        codes = [block["code"] for block in codes]
+        command = [sys.executable, "-c", ALONE, *codes] if language == "python" else ["bash", "-euc", "\n".join(codes)]
+        process = subprocess.run(command, cwd=user_folder, env=environment, capture_output=True, text=True)
+        assert process.returncode == 0, f"{codes}\n{process.stdout[-2000:]}\n{process.stderr[-4000:]}"
 
 
 def test_each_document_is_run():

@@ -29,6 +29,11 @@ SHAPES_OF_ONE = [(1, 13), (1, N), (3, 1), (1, 1)]
 OFTEN, SELDOM = ("linear", "attention_pool"), ("conv", "mean_pool", "max_pool")
 slow = pytest.mark.slow("the graphs of linear and attention_pool have all that these have")
 types = pytest.mark.parametrize("projection_type", [*OFTEN, *(pytest.param(name, marks=slow) for name in SELDOM)])
+slow_without_pooling = pytest.mark.slow("what only linear has is in the graphs of test_torch_export_gives_one_graph")
+types_from_pooling = pytest.mark.parametrize(
+    "projection_type",
+    ["attention_pool", *(pytest.param(name, marks=slow_without_pooling) for name in ("linear", *SELDOM))],
+)
 with_and_without_mask = pytest.mark.parametrize("with_mask", [False, True], ids=["no-mask", "mask"])
 
 
@@ -80,7 +85,7 @@ def test_torch_export_gives_one_graph(projection_type, with_mask):
     check_graph(program.module(), model, with_mask)
 
 
-@types
+@types_from_pooling
 @torch._dynamo.config.patch(specialize_float=True)
 def test_it_is_one_graph_with_gradients_too(projection_type):
     # A model that trains, or that is exported without `torch.no_grad()`, is no other graph
@@ -108,13 +113,18 @@ def test_it_is_one_graph_with_gradients_too(projection_type):
     "config",
     [
         {"projection_type": "linear", "projection_sharing": "none"},
-        {"projection_type": "conv", "projection_sharing": "none"},
         # Sequences of more than a block and 8 tokens reach the limit
         {"projection_type": "attention_pool", "far_token_limit": 8},
         {"projection_type": "attention_pool", "relative_attention_num_buckets": 8},
         {"projection_type": "hard_attention_pool"},
-        {"projection_type": "linear", "num_global_tokens": 3},
-        {"projection_type": "conv", "num_global_tokens": 8},
+        *(
+            pytest.param(config, marks=pytest.mark.slow("conv alone, and global tokens with attention_pool, are often tested"))
+            for config in (
+                {"projection_type": "conv", "projection_sharing": "none"},
+                {"projection_type": "linear", "num_global_tokens": 3},
+                {"projection_type": "conv", "num_global_tokens": 8},
+            )
+        ),
     ],
     ids=lambda config: "-".join(map(str, config.values())),
 )
@@ -131,7 +141,7 @@ def test_torch_export_of_a_classifier_of_the_mean():
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # comes from within torch.onnx
-@types
+@types_from_pooling
 @torch.no_grad()
 def test_onnx_gives_one_graph(projection_type, tmp_path):
     for package in ("onnx", "onnxscript"):
@@ -151,19 +161,23 @@ def test_onnx_gives_one_graph(projection_type, tmp_path):
 
 
 # Both backends trace, and torch sets conditions on sizes while it traces. aot_eager traces a second time, operator by
-# operator.
-@pytest.mark.parametrize("backend, with_mask", [("eager", False), ("aot_eager", True)], ids=["no-mask", "mask"])
+# operator. Each stands with whether there is a mask.
+EAGER, AOT = ("eager", False), ("aot_eager", True)
+GLOBAL_TOKENS = {"projection_type": "attention_pool", "num_global_tokens": 8}
+COMPILED = [({"projection_type": "linear"}, *EAGER), ({"projection_type": "attention_pool"}, *AOT), (GLOBAL_TOKENS, *EAGER)]
+COMPILED_SELDOM = [
+    ({"projection_type": "linear"}, *AOT),
+    ({"projection_type": "attention_pool"}, *EAGER),
+    (GLOBAL_TOKENS, *AOT),
+]
+COMPILED_SELDOM += [({"projection_type": name}, *how) for name in SELDOM for how in (EAGER, AOT)]
+COMPILED_SELDOM += [({"projection_type": "mean_pool", "relative_attention_num_buckets": 8}, *how) for how in (EAGER, AOT)]
+
+
 @pytest.mark.parametrize(
-    "config",
-    [
-        *({"projection_type": name} for name in OFTEN),
-        *(pytest.param({"projection_type": name}, marks=slow, id=name) for name in SELDOM),
-        pytest.param(
-            {"projection_type": "mean_pool", "relative_attention_num_buckets": 8}, marks=slow, id="mean_pool-relative"
-        ),
-        {"projection_type": "attention_pool", "num_global_tokens": 8},
-    ],
-    ids=lambda config: "-".join(map(str, config.values())),
+    "config, backend, with_mask",
+    [*COMPILED, *(pytest.param(*each, marks=slow) for each in COMPILED_SELDOM)],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else str(value),
 )
 @torch._dynamo.config.patch(specialize_float=True)  # otherwise torch.compile traces twice, as a float might be an input
 @torch.no_grad()

@@ -289,7 +289,9 @@ def test_model_cards_tell_origin_data_and_results(hub, folder, pulled_again):
     assert 'model="user/pretrained", trust_remote_code=True, revision="main")' in card
 
 
-@pytest.mark.parametrize("is_reached", [True, False])
+@pytest.mark.parametrize(
+    "is_reached", [True, pytest.param(False, marks=pytest.mark.slow("starts a command for another error of the same line"))]
+)
 def test_a_wrong_token_for_a_script_is_one_clear_line(hub, tmp_path, is_reached):
     (tmp_path / "text.txt").write_text("Some lines of text.\n" * 100)
     argv = ["--train_file=text.txt", "--output_dir=refused", "--vocab_size=300", "--do_train"]

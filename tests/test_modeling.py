@@ -131,8 +131,20 @@ CONFIGS.append({"projection_type": "attention_pool", "num_global_tokens": 4, "bl
 CONFIGS.append({"projection_type": "attention_pool", "num_global_tokens": 8, "block_size": (2, 8), "projected_dim": (6, 3)})
 
 
+def is_seldom(config):
+    """Returns whether a configuration has a mean or maximum of windows with what `attention_pool` is tested with, too."""
+    names = config.keys() - {"projection_type", "projection_sharing"}
+    is_plain = not names or (names == {"block_size"} and config["block_size"] in (4, 8))
+    return config.get("projection_type") in ("mean_pool", "max_pool") and not is_plain
+
+
+seldom = pytest.mark.slow("attention_pool has all of them but the mean and the maximum")
+
+
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("config", CONFIGS, ids=str)
+@pytest.mark.parametrize(
+    "config", [pytest.param(each, marks=seldom) if is_seldom(each) else each for each in CONFIGS], ids=str
+)
 def test_equals_the_formula(config, attention):
     hidden_states, grads = expected(**config)
     config = {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}
@@ -155,7 +167,10 @@ def test_equals_the_formula(config, attention):
             assert difference < 1e-10 * max(1, grads[name].abs().max().item()), name
 
 
-@projections
+@pytest.mark.parametrize(
+    "projection_type, sharing",
+    [pytest.param(*each, marks=seldom if each[0] in ("mean_pool", "max_pool") else ()) for each in PROJECTIONS],
+)
 @with_and_without_blocks
 def test_any_length_equals_the_formula(sharing, projection_type, block_size):
     model = make_model(projection_sharing=sharing, projection_type=projection_type, block_size=block_size)

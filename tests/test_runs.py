@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from processes import launcher, run_script
+from processes import run_in_forks
 from safetensors.torch import save_file
 from tiny_runs import (
     COMMON,
@@ -153,9 +153,8 @@ def test_killed_after_training_only_the_rest_is_done(inputs, tmp_path, monkeypat
 def test_several_processes_agree_that_a_run_is_finished(inputs, tmp_path):
     argv = mlm_arguments(inputs, tmp_path / "out", "--max_steps=2", "--save_steps=2")
     for _ in range(2):
-        result = run_script(tmp_path, "run_mlm.py", argv, launcher(2))
-        assert result.returncode == 0, result.stderr
-    assert result.stderr.count("is finished, so nothing is done") == 1
+        output = run_in_forks(tmp_path, "mlm", argv, 2)
+    assert output.count("is finished, so nothing is done") == 1
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= read(tmp_path / "out" / "checkpoint-2", "checksums.json").keys()
     assert checkpoints.is_complete(tmp_path / "out" / "checkpoint-2")
 

@@ -1,7 +1,7 @@
 """
 Tests that processes that share sequences compute what one process computes.
 
-torchrun starts `sequence_worker.py` in several processes, which compare.
+The processes that `sequence_worker.py` starts compare.
 """
 
 import json
@@ -16,11 +16,10 @@ from processes import ROOT, offline
 WORKER = Path(__file__).parent / "sequence_worker.py"
 
 
-def run_workers(processes, tmp_path, *arguments):
-    launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}")
+def run_workers(tmp_path, *arguments):
     environment = offline(tmp_path / "hf") | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [sys.executable, *launcher, str(WORKER), *map(str, arguments)],
+        [sys.executable, str(WORKER), *map(str, arguments)],
         env=environment,
         capture_output=True,
         text=True,
@@ -31,7 +30,7 @@ def run_workers(processes, tmp_path, *arguments):
 @pytest.fixture(scope="module", params=[pytest.param(2, marks=pytest.mark.slow("four processes have all that two have")), 4])
 def found(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(f"processes-{request.param}")
-    process = run_workers(request.param, folder, folder / "found.json")
+    process = run_workers(folder, folder / "found.json", request.param)
     assert process.returncode == 0, process.stderr
     return json.loads((folder / "found.json").read_text())
 
@@ -74,7 +73,7 @@ def test_refusals(found, case, message):
 
 
 def test_a_process_that_dies_ends_the_others(tmp_path):
-    process = run_workers(2, tmp_path, tmp_path / "found.json", "--die")
+    process = run_workers(tmp_path, tmp_path / "found.json", 2, "--die")
     assert process.returncode == 1
-    assert "exitcode  : 9" in process.stderr
+    assert "process 1 terminated with exit code 9" in process.stderr
     assert not (tmp_path / "found.json").exists()

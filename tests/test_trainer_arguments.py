@@ -172,6 +172,14 @@ def test_every_argument_of_trainer_was_looked_at():
     assert not new, f"try {new} with evaluation and prediction, and add them to one of the tables of this file"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def short_farewells():
+    """A loader that is given up in the middle of an epoch waits so many seconds for each of its processes, 5 by default."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2)
+        yield
+
+
 def inputs_of(command, inputs, out, *more):
     """Returns the arguments of a run with evaluation, and in glue of one with prediction of seven rows."""
     test = out.parent / "test.jsonl"
