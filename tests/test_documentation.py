@@ -76,7 +76,7 @@ def runnable_blocks(document, folder):
 def user_folder(tmp_path, document):
     """A folder with the files that the blocks read. What they call by its name on the Hub is a folder of that name."""
     folder = tmp_path
-    text = [" ".join(topics[name].split()) for name in sorted(topics)[:24]]
+    text = [" ".join(topics[name].split()) for name in sorted(topics)[:30]]
     (folder / "text.txt").write_text("\n".join(text), encoding="utf-8")
     (folder / "document.txt").write_text(" ".join(text), encoding="utf-8")
     sections = [[{"heading": word, "text": each} for word, each in zip(("One", "Two"), text[row:])] for row in range(12)]
@@ -84,7 +84,7 @@ def user_folder(tmp_path, document):
     (folder / "documents.jsonl").write_text("\n".join(rows), encoding="utf-8")
     for name in ("reviews", "test"):
         with open(folder / f"{name}.csv", "w", encoding="utf-8", newline="") as file:
-            rows = [(text[row % 24][:200], ("negative", "positive")[row % 2]) for row in range(64)]
+            rows = [(text[row % 30][:200], ("negative", "positive")[row % 2]) for row in range(64)]
             csv.writer(file).writerows([("text", "label"), *rows])
     tokenizer = train_tokenizer(Dataset.from_dict({"text": text}), 500, 512)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
