@@ -44,9 +44,8 @@ WITH_GLOBAL_TOKENS = [
     LINEAR[0] | {"block_size": 5, "num_global_tokens": 3},
 ]
 PROJECTIONS = [*WITHOUT_BLOCKS, *WITH_BLOCKS, *WITH_GLOBAL_TOKENS]
-# Whether there is padding, and the number of tokens. Neither 2, nor 4, nor the windows of 4 divide 29. Uneven parts have
-# 29 tokens and padding, too.
-INPUTS = ((False, 29), (True, 5))
+# Neither 2, nor 4, nor the windows of 4 divide 29 tokens
+LENGTHS = (29, 5)
 HEADS = ("MaskedLM", "TokenClassification", "SequenceClassification", "MultipleChoice", "QuestionAnswering")
 
 
@@ -198,7 +197,7 @@ def main(rank, path, size, die):
     if die and rank == 1:
         os._exit(9)
     found = {}
-    for config, (padded, length) in product(PROJECTIONS, INPUTS):
+    for config, padded, length in product(PROJECTIONS, (False, True), LENGTHS):
         if length < LinformerConfig(**SIZES | config).part_multiple * (mesh.size() - 1) + 1:
             continue
         name = " ".join([*map(str, config.values()), str(length), "padded" if padded else ""]).strip()

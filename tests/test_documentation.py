@@ -46,7 +46,8 @@ SET_UP = re.compile(r"\bpip install [^\n&]*[^\n& ]|\bpytest$", re.M)
 SMALL = ("docs/conversion.md", "docs/tools.md", "docs/training.md")
 # The demonstration, but for its length, which is that of its own test
 SHORTER = {"python run_mlm.py\n": f"python {ROOT}/run_mlm.py --demo --max_steps 2 --vocab_size 400 --use_cpu\n"}
-# Blocks of Python that follow one another share a process, as its start takes seconds, and no names
+# Blocks of one language that follow one another run in one process, as starting a process takes seconds. With this program,
+# blocks of Python share no names.
 ALONE = "import sys\nfor code in sys.argv[1:]: exec(code, {'__name__': '__main__'})"
 
 
