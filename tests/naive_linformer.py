@@ -47,32 +47,34 @@ def naive_self_attention(model, index, rows):
     heads = []
     for head in range(config.num_attention_heads):
         features = slice(head * d_head, (head + 1) * d_head)
+        queries, keys, values = (list(each[:, features]) for each in (query, key, value))
         E, F = projection_weights(model, index, head)
         if config.projection_type in ("attention_pool", "hard_attention_pool"):
-            E = F = attention_pool_weights(row_windows(config, index, length), query[:, features], key[:, features])
+            E = F = attention_pool_weights(row_windows(config, index, length), queries, keys)
         if config.projection_type == "hard_attention_pool":
             E = F = (E == E.amax(-1, keepdim=True)).to(E.dtype)
-        projected_key = project(config, index, E, key[:, features])
-        projected_value = project(config, index, F, value[:, features])
+        projected_keys, projected_values = project(config, index, E, keys), project(config, index, F, values)
+        sizes = row_sizes(config, index, E, length)
         attended = []
         for token in range(length):
             seen = block_of(token, block_size, length)
             seen += [other for other in range(min(config.num_global_tokens, length)) if other not in seen]
-            keys, values = [key[other, features] for other in seen], [value[other, features] for other in seen]
-            counts, keys_positions = [1.0] * len(seen), list(seen)
-            for row, count in enumerate(row_counts(config, index, E, seen, length)):
+            attended_keys, attended_values = [keys[other] for other in seen], [values[other] for other in seen]
+            counts, positions = [1.0] * len(seen), list(seen)
+            for row, count in enumerate(row_counts(config, index, sizes, seen, length)):
                 if count > 0:
-                    keys.append(projected_key[row])
-                    values.append(projected_value[row])
+                    attended_keys.append(projected_keys[row])
+                    attended_values.append(projected_values[row])
                     counts.append(count)
-                    keys_positions.append(middle_of_window(config, index, row))
-            scores = [query[token, features] @ other / math.sqrt(d_head) for other in keys]
+                    positions.append(middle_of_window(config, index, row))
+            scores = [queries[token] @ other / math.sqrt(d_head) for other in attended_keys]
             if config.relative_attention_num_buckets is not None:
                 table = model.encoder.relative_attention_bias.weight
-                biases = [0 if other is None else table[bucket(other - token, len(table)), head] for other in keys_positions]
+                biases = [0 if other is None else table[bucket(other - token, len(table)), head] for other in positions]
                 scores = [score + bias for score, bias in zip(scores, biases, strict=True)]
             weights = [count * score.exp() for count, score in zip(counts, scores, strict=True)]
-            attended.append(sum(weight / sum(weights) * other for weight, other in zip(weights, values, strict=True)))
+            weighted = [weight * other for weight, other in zip(weights, attended_values, strict=True)]
+            attended.append(sum(weighted) / sum(weights))
         heads.append(torch.stack(attended))
     return torch.cat(heads, dim=-1)
 
@@ -85,21 +87,26 @@ def block_of(token, block_size, length):
     return list(range(start, min(start + block_size, length)))
 
 
-def row_counts(config, index, E, seen, length):
-    """Returns for how many tokens each projected row counts in the softmax of a token that sees the tokens `seen` exactly."""
+def row_sizes(config, index, E, length):
+    """Returns for how many tokens each projected row stands, where a token sees none of them exactly."""
     k, has_blocks = config.projected_dims[index], config.block_sizes[index] > 0
     if config.projection_type == "linear":
-        return [1.0 if len(seen) < length else 0.0] * k
-    counts = []
-    for row, window in enumerate(row_windows(config, index, length)):
-        if any(token in seen for token in window):
-            counts.append(0.0)
-        elif config.projection_type in ("attention_pool", "hard_attention_pool"):
-            counts.append(entropy(E[row].detach()).exp())
-        else:
-            counts.append(float(len(window)) if has_blocks and config.projection_type != "conv" else 1.0)
-    if has_blocks and config.far_token_limit is not None and length - len(seen) > config.far_token_limit:
-        counts = [count * config.far_token_limit / (length - len(seen)) for count in counts]
+        return [1.0] * k
+    if config.projection_type in ("attention_pool", "hard_attention_pool"):
+        return [entropy(weights.detach()).exp() for weights in E]
+    counts_tokens = has_blocks and config.projection_type != "conv"
+    return [float(len(window)) if counts_tokens else 1.0 for window in row_windows(config, index, length)]
+
+
+def row_counts(config, index, sizes, seen, length):
+    """Returns how often each projected row counts in the softmax of a token that sees the tokens `seen` exactly."""
+    outside = length - len(seen)
+    if config.projection_type == "linear":
+        return [size if outside > 0 else 0.0 for size in sizes]
+    windows = row_windows(config, index, length)
+    counts = [0.0 if set(window) & set(seen) else size for window, size in zip(windows, sizes, strict=True)]
+    if config.block_sizes[index] > 0 and config.far_token_limit is not None and outside > config.far_token_limit:
+        counts = [count * config.far_token_limit / outside for count in counts]
     return counts
 
 
@@ -149,14 +156,14 @@ def project(config, index, weight, rows):
     return [window.amax(0) if config.projection_type == "max_pool" else window.mean(0) for window in windows]
 
 
-def attention_pool_weights(windows, query, key):
+def attention_pool_weights(windows, queries, keys):
     """Returns E_i = F_i of a head, whose row for each window is the softmax of the window's scores for its mean query."""
     weights = []
     for window in windows:
-        mean_query = sum(query[token] for token in window) / len(window)
-        scores = {token: (mean_query @ key[token] / math.sqrt(len(mean_query))).exp() for token in window}
-        zero = key.new_zeros(())
-        weights.append(torch.stack([scores.get(token, zero) for token in range(len(key))]) / sum(scores.values()))
+        mean_query = sum(queries[token] for token in window) / len(window)
+        scores = {token: (mean_query @ keys[token] / math.sqrt(len(mean_query))).exp() for token in window}
+        zero = mean_query.new_zeros(())
+        weights.append(torch.stack([scores.get(token, zero) for token in range(len(keys))]) / sum(scores.values()))
     return torch.stack(weights)
 
 

@@ -1,5 +1,6 @@
 """Runs code and the project's commands in fresh Python processes, as on another machine."""
 
+import gc
 import importlib
 import json
 import multiprocessing
@@ -109,6 +110,7 @@ def in_fork(rank, command, arguments, processes, port, log):
     os.dup2(file, 1)
     os.dup2(file, 2)
     torch.set_num_threads(1)
+    gc.freeze()  # as in conftest.py
     importlib.import_module(f"transformers_linformer.commands.{command}").main(arguments)
 
 

@@ -108,9 +108,11 @@ def distance(ours, theirs):
     return ((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-6)).nan_to_num(nan=torch.inf).item()
 
 
-def compare(head, mesh, length=29, padded=False, uneven=False, train=True, checkpointing=False, **config):
-    """Returns the largest differences of outputs and of gradients, relative to the largest of the expected numbers."""
-    model, inputs = make_model(head, **config), make_inputs(head, length, padded)
+def compare(model, mesh, length=29, padded=False, uneven=False, train=True, checkpointing=False):
+    """Returns this process's largest differences of outputs and of gradients, relative to the largest expected number."""
+    head = type(model).__name__.removeprefix("Linformer").removeprefix("For")
+    inputs = make_inputs(head, length, padded)
+    model.set_sequence_mesh(None)
     expected, expected_gradients = results(model, inputs, train)
     if checkpointing:
         model.train()
@@ -127,7 +129,7 @@ def compare(head, mesh, length=29, padded=False, uneven=False, train=True, check
     far = {"outputs": 0.0, "gradients": 0.0}
     for name, output in outputs.items():
         # With `sparse_prediction` the logits are those of the labelled tokens, of which a part may have any number
-        if name == "logits" and config.get("sparse_prediction"):
+        if name == "logits" and model.config.sparse_prediction:
             continue
         wanted = expected[name]
         is_of_tokens = name == "last_hidden_state" or (name == "logits" and head in ("MaskedLM", "TokenClassification"))
@@ -140,10 +142,7 @@ def compare(head, mesh, length=29, padded=False, uneven=False, train=True, check
         sizes = [gradient.numel() for gradient in gradients.values()]
         for name, gradient in zip(gradients, together.split(sizes), strict=True):
             far["gradients"] = max(far["gradients"], distance(gradient, expected_gradients[name].flatten()))
-    # Each process returns the largest differences of all processes
-    worst = torch.tensor(list(far.values()), dtype=torch.float64)
-    dist.all_reduce(worst, dist.ReduceOp.MAX)
-    return dict(zip(far, worst.tolist(), strict=True))
+    return far
 
 
 def data_parallel(mesh):
@@ -196,25 +195,30 @@ def main(rank, path, size, die):
     mesh = init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("sequence",))
     if die and rank == 1:
         os._exit(9)
-    found = {}
-    for config, padded, length in product(PROJECTIONS, (False, True), LENGTHS):
-        if length < LinformerConfig(**SIZES | config).part_multiple * (mesh.size() - 1) + 1:
-            continue
-        name = " ".join([*map(str, config.values()), str(length), "padded" if padded else ""]).strip()
-        found[name] = compare("Model", mesh, length, padded, **config)
+    compared = {}
     for config in PROJECTIONS:
-        name = " ".join(map(str, config.values()))
-        found[f"{name} uneven"] = compare("Model", mesh, padded=True, uneven=True, **config)
-        found[f"{name} checkpointing"] = compare("MaskedLM", mesh, padded=True, checkpointing=True, **config)
-        found[f"{name} in chunks"] = compare("Model", mesh, padded=True, train=False, inference_chunk_size=2, **config)
+        model, name = make_model(**config), " ".join(map(str, config.values()))
+        for padded, length in product((False, True), LENGTHS):
+            if length >= model.config.part_multiple * (mesh.size() - 1) + 1:
+                compared[f"{name} {length} {'padded' if padded else ''}".strip()] = compare(model, mesh, length, padded)
+        compared[f"{name} uneven"] = compare(model, mesh, padded=True, uneven=True)
+        model.config.inference_chunk_size = 2
+        compared[f"{name} in chunks"] = compare(model, mesh, padded=True, train=False)
+        model.config.inference_chunk_size = None
+        compared[f"{name} float32"] = compare(model.float(), mesh, padded=True, train=False)
+        compared[f"{name} checkpointing"] = compare(make_model("MaskedLM", **config), mesh, padded=True, checkpointing=True)
     for head in HEADS:
-        found[head] = compare(head, mesh, padded=True)
-        found[f"{head} blocks"] = compare(head, mesh, padded=True, projection_type="attention_pool", block_size=8)
-    found["mean of tokens"] = compare("SequenceClassification", mesh, padded=True, classifier_pooling="mean")
-    for config in PROJECTIONS:
-        name = f"{' '.join(map(str, config.values()))} float32"
-        found[name] = compare("Model", mesh, padded=True, train=False, dtype=torch.float32, **config)
-    found["sparse_prediction"] = compare("MaskedLM", mesh, sparse_prediction=True)
+        compared[head] = compare(make_model(head), mesh, padded=True)
+        blocks = make_model(head, projection_type="attention_pool", block_size=8)
+        compared[f"{head} blocks"] = compare(blocks, mesh, padded=True)
+    pooled = make_model("SequenceClassification", classifier_pooling="mean")
+    compared["mean of tokens"] = compare(pooled, mesh, padded=True)
+    compared["sparse_prediction"] = compare(make_model("MaskedLM", sparse_prediction=True), mesh)
+    # The largest differences of all processes
+    worst = torch.tensor([list(far.values()) for far in compared.values()], dtype=torch.float64)
+    dist.all_reduce(worst, dist.ReduceOp.MAX)
+    rows = zip(compared, worst.tolist(), strict=True)
+    found = {name: {"outputs": outputs, "gradients": gradients} for name, (outputs, gradients) in rows}
     found["refusals"] = refusals(mesh)
     if dist.get_world_size() == 4:
         found["data_parallel"] = data_parallel(init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "sequence")))
