@@ -30,6 +30,7 @@ finished run is a line in results.jsonl, and is not run again. The table is writ
 """
 
 import argparse
+import itertools
 import math
 import random
 import re
@@ -363,9 +364,11 @@ def difference(ours, theirs):
 
 
 def by_reading(results):
+    """Returns lists of results by the name of their reading, which says if it was trained for more than one epoch."""
     groups = {}
     for result in results:
-        groups.setdefault(result["reading"], []).append(result)
+        epochs = result.get("epochs", 1)
+        groups.setdefault(result["reading"] + (f"/{epochs} epochs" if epochs > 1 else ""), []).append(result)
     return groups
 
 
@@ -388,23 +391,35 @@ def make_table(results, references=("pieces", "pieces+64")):
     return markdown_table([*header, "CPU seconds to read a document", "to train on one"], rows)
 
 
+def label(reading):
+    """Returns what the plot calls a reading."""
+    words = {"pieces": "pieces of 512 tokens", "passages": "passages read alone", "bm25": "BM25 of passages"}
+    words |= {"64": "after the document's first 64 tokens", "title": "after the title", "document": "with the document's mean"}
+    kind, *sizes = reading.split("/")
+    if kind.startswith(tuple(words)):
+        return " ".join(words[part] for part in kind.split("+")) + "".join(f", {size}" for size in sizes)
+    return ", ".join(["complete document", kind, *sizes])
+
+
 def plot(results, path):
-    """Plots the nDCG@10 of each reading as a bar with its standard error, the best at the top."""
+    """Plots the nDCG@10 of each reading, with its standard error, against the time that it takes. BM25 is a line."""
     from matplotlib.figure import Figure
 
-    values = sorted((*mean(group), reading) for reading, group in by_reading(results).items())
-    colors = {"bm25": "0.6", "pieces": "C0", "passages": "C0"}
-    figure = Figure(figsize=(7.2, 0.4 * len(values) + 0.8), layout="constrained")
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.barh(
-        [reading for _, _, reading in values],
-        [value for value, _, _ in values],
-        xerr=[error for _, error, _ in values],
-        color=[colors.get(reading.partition("+")[0].partition("/")[0], "C3") for _, _, reading in values],
-    )
-    axes.set(xlabel="nDCG@10 of passages (red: complete documents, blue: their parts)")
-    axes.grid(axis="x", color="0.9")
+    colors = {"pieces": "C0", "passages": "C2"}
+    for (reading, group), marker in zip(by_reading(results).items(), itertools.cycle("os^Dv<>p")):
+        value, error = mean(group)
+        if "seconds_to_read" not in group[0]:
+            axes.axhline(value, color="0.5", linestyle=":" if "+" in reading else "--", label=label(reading))
+            continue
+        seconds = statistics.mean(each["seconds_to_read"] for each in group)
+        color = colors.get(re.split(r"\W", reading)[0], "C3")
+        axes.errorbar(seconds, value, yerr=error, color=color, marker=marker, linestyle="", capsize=3, label=label(reading))
+    axes.set(xlabel="CPU seconds to read a document", ylabel="nDCG@10 of its passages", xlim=(0, None), ylim=(0, None))
+    axes.grid(color="0.9")
     axes.set_axisbelow(True)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")
     figure.savefig(path, dpi=150)
 
 
