@@ -565,6 +565,8 @@ def test_a_folder_of_sentence_transformers(tmp_path):
         main([*arguments[:3], str(tmp_path / "other")])
     with pytest.raises(ValueError, match="modules.json names no module of the type Transformer"):
         convert_to_linformer(folder)
+    # Whoever names the transformer's folder needs no modules
+    assert_same(convert_to_linformer(folder, subfolder="0_Transformer", projected_dim=K), source, make_inputs(source, [K, 4]))
 
 
 def test_the_command_reads_the_modules_and_the_configuration_once(tmp_path, monkeypatch):

@@ -39,8 +39,8 @@ class Source:
 
     @cached_property
     def modules_path(self):
-        """The path of the modules.json of sentence-transformers, or None if there is none."""
-        return self.find("modules.json")
+        """The path of the modules.json of sentence-transformers, or None without it, or if `hub_kwargs` name a subfolder."""
+        return None if self.hub_kwargs.get("subfolder") else self.find("modules.json")
 
     @cached_property
     def modules(self):
@@ -53,11 +53,11 @@ class Source:
 
     @cached_property
     def subfolder(self):
-        """The transformer's folder, "" if there is no modules.json. Raises `ValueError` if that names no transformer."""
+        """The transformer's folder, "" for the source's own. Raises `ValueError` if a modules.json names no transformer."""
         folders = [module["path"] for module in self.modules if module["type"].endswith(".Transformer")]
         if self.modules_path is not None and not folders:
             raise ValueError(f"{self.modules_path} names no module of the type Transformer, so there are no weights to load.")
-        return folders[0] if folders else ""
+        return folders[0] if folders else self.hub_kwargs.get("subfolder", "")
 
     @property
     def kwargs(self):
