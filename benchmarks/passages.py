@@ -435,7 +435,8 @@ def main():
     search = Search(args)
     wanted = [{"reading": reading, "seed": seed} | common for seed in args.seeds for reading in args.readings]
     run_missing(wanted, search.run, args.output_dir / "results.jsonl", jobs=1)
-    results = [each for each in read_results(args.output_dir / "results.jsonl") if common.items() <= each.items()]
+    shared = common.items() - {("epochs", args.epochs)}
+    results = [each for each in read_results(args.output_dir / "results.jsonl") if shared <= each.items()]
     table = make_table(results)
     (args.output_dir / "passages.md").write_text(table + "\n", encoding="utf-8")
     plot(results, args.output_dir / "passages.png")
