@@ -57,7 +57,7 @@ class Source:
         folders = [module["path"] for module in self.modules if module["type"].endswith(".Transformer")]
         if self.modules_path is not None and not folders:
             raise ValueError(f"{self.modules_path} names no module of the type Transformer, so there are no weights to load.")
-        return folders[0] if folders else self.hub_kwargs.get("subfolder", "")
+        return folders[0] if folders else self.hub_kwargs.get("subfolder") or ""
 
     @property
     def kwargs(self):
