@@ -208,6 +208,22 @@ def test_positions_repeat_or_are_cut(class_name):
     assert model(torch.randint(7, VOCAB, (1, n))).last_hidden_state.shape == (1, n, 32)
 
 
+@pytest.mark.parametrize("class_name", ["BertModel", "RobertaModel", "DistilBertModel"])
+def test_only_the_first_positions_are_kept(class_name):
+    source = make_source(class_name)
+    rows = source.embeddings.position_embeddings.weight[-N:]
+    for n, kept, period in ((3 * N, 8, 8), (N, 8, 8), (8, 8, None), (4, 8, None), (N, N, None)):
+        model = convert_to_linformer(source, max_position_embeddings=n, position_period=kept)
+        assert (model.config.position_period, model.config.block_size) == (period, min(kept, 256))
+        assert torch.equal(model.embeddings.position_embeddings.weight, rows[: min(kept, n)])
+        assert_same(model, source, make_inputs(source, [min(kept, n), 2]))
+    for kept in (0, N + 1):
+        with pytest.raises(ValueError, match=f"`position_period` is {kept}: it must be from 1 to the original's {N} "):
+            convert_to_linformer(source, position_period=kept)
+    with pytest.raises(ValueError, match="`block_size` is 5, which does not divide the 8 positions"):
+        convert_to_linformer(source, position_period=8, block_size=5)
+
+
 # What is kept
 
 
@@ -497,7 +513,7 @@ def test_written_folders_load_anywhere_and_their_cards_run_as_printed(tmp_path):
         main(["--model_name_or_path", str(folder), "--output_dir", str(output), *options])
         assert {path.name for path in output.glob("*.py")} == CODE
         card = (output / "README.md").read_text()
-        for part in ("most 12 tokens", "each of which stands for 6 tokens", f"has {N} positions", f"`{folder}`"):
+        for part in ("most 12 tokens", "each of which stands for 6 tokens", f"after the original's {N} repeat", f"`{folder}`"):
             assert part in card
         (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
         assert ("add_pooling_layer=False" in snippet) == (class_name == "RobertaModel")

@@ -119,6 +119,24 @@ def test_a_card_says_which_inputs_are_exact(fields, exact, rows):
     assert ("Train the model further" in text) == (rows is not None or "exactly" in exact)
 
 
+@pytest.mark.parametrize(
+    ("n", "period", "sentence"),
+    [
+        (24, None, None),
+        (24, 24, None),
+        (48, 24, "Positions after the original's 24 repeat these"),
+        (48, 12, "Positions after the first 12 of the original's 24 repeat these"),
+        (24, 12, "Positions after the first 12 of the original's 24 repeat these"),
+    ],
+)
+def test_a_card_says_which_positions_repeat(n, period, sentence):
+    sizes = {"max_position_embeddings": n, "position_period": period, "projected_dim": n, "block_size": 0}
+    text = what_is_exact(LinformerConfig(projection_type="mean_pool", **sizes), 24)
+    assert (sentence in text) if sentence else "repeat" not in text
+    assert f"Inputs of at most {period or n} tokens get the original's outputs" in text  # as each row is one token
+    assert ("of exactly" in what_is_exact(LinformerConfig(projection_type="linear", **sizes), 24)) == (period in (None, n))
+
+
 class PathOfModel:
     from_pretrained = staticmethod(lambda path, **kwargs: path)
 

@@ -245,14 +245,15 @@ def what_is_exact(config, source_positions):
             " fairseq's own attention reads the padding, so that its outputs change with the amount; here they do not."
         )
     n, k = config.max_position_embeddings, min(config.projected_dims)
+    kept = config.position_period or n
     # A layer computes full attention for an input of one block, and for all if each of its rows stands for one position
     exact = min(n if window == 1 else block for block, window in zip(config.block_sizes, config.windows))
-    exact_at_n = exact == 0 and k == n and not any(config.block_sizes)  # `linear`, whose rows stand for positions only there
+    exact_at_n = (
+        exact == 0 and k == n == kept and not any(config.block_sizes)
+    )  # `linear`, whose rows stand for positions only there
     sentences = []
     if exact:
-        sentences.append(
-            f"Inputs of at most {min(exact, n, source_positions)} tokens get the original's outputs, to rounding."
-        )
+        sentences.append(f"Inputs of at most {min(exact, kept)} tokens get the original's outputs, to rounding.")
     elif exact_at_n:
         sentences.append(f"Inputs of exactly {n} tokens get the original's outputs, to rounding; shorter ones do not.")
     if exact < n and not exact_at_n:
@@ -264,11 +265,9 @@ def what_is_exact(config, source_positions):
             f"{'Longer' if exact else 'All'} inputs are approximated: a token reads"
             f" {'what is outside its own block' if any(config.block_sizes) else 'the input'} through {rows}."
         )
-    if n > source_positions:
-        sentences.append(
-            f"The original has {source_positions} positions. Later positions repeat them, and the model was never trained"
-            " there."
-        )
+    if n > kept:
+        first = f"first {kept} of the original's {source_positions}" if kept < source_positions else f"original's {kept}"
+        sentences.append(f"Positions after the {first} repeat these, and the model was never trained with that.")
     if len(sentences) > 1 or not exact:
         sentences.append("Train the model further, on text or on your task, before you rely on it there.")
     return "\n".join(sentences)

@@ -57,7 +57,7 @@ class ConversionArguments(HubArguments):
         default=None,
         metadata={
             "help": "The number of tokens that attend to each other exactly, by default the largest divisor up to 256 of"
-            " the original's positions, or one number per layer. 0 is for no blocks."
+            " the positions that are kept, or one number per layer. 0 is for no blocks."
         },
     )
     projection_type: str | None = field(
@@ -71,6 +71,13 @@ class ConversionArguments(HubArguments):
     num_global_tokens: int | None = field(
         default=None,
         metadata={"help": "The number of first tokens that all blocks see exactly. By default 64, or 0 without blocks."},
+    )
+    position_period: int | None = field(
+        default=None,
+        metadata={
+            "help": "How many of the original's positions are kept; later positions repeat them. By default all are. Give the"
+            " length at which the original was trained, if that is less."
+        },
     )
     encoder_only: bool = field(default=False, metadata={"help": "Whether to leave the head out."})
     tokenizer_name: str | None = field(default=None, metadata={"help": "The tokenizer, if not the model's."})

@@ -35,6 +35,7 @@ def convert_to_linformer(
     projection_type="attention_pool",
     projection_sharing="layerwise",
     num_global_tokens=None,
+    position_period=None,
     encoder_only=False,
     **hub_kwargs,
 ):
@@ -55,17 +56,21 @@ def convert_to_linformer(
             a row stands for w = n / k positions, which have to be a divisor or a multiple of the block size. The default is
             that of w = 32, or of the nearest w that n and the blocks allow. If n is above 8,192, w is so long that there are
             at most 256 rows, where n and the blocks allow that.
-        max_position_embeddings (`int`, *optional*): n, by default the original's. Later positions repeat the original's.
+        max_position_embeddings (`int`, *optional*): n, by default the original's. Later positions repeat the original's,
+            see `position_period`.
         block_size (`int` or `list[int]`, *optional*): the number of tokens that attend to each other exactly, as in
             `LinformerConfig`, or one number per layer. 0 is for no blocks. The default is the largest divisor, up to 256,
-            of the original's number of positions. Where positions repeat, it has to be a divisor, so that the positions
-            within a block are consecutive.
+            of `position_period`. Where positions repeat, it has to be a divisor, so that the positions within a block are
+            consecutive.
         projection_type, projection_sharing: as in `LinformerConfig`. `linear` starts as mean pooling over k windows of
             the n positions, of which the first window holds the first position alone, and `conv` starts as mean pooling
             over k equal windows.
         num_global_tokens (`int`, *optional*): the number of tokens at the beginning that all blocks see exactly, as in
             `LinformerConfig`. By default they are 64, or the next multiple of the windows. Without blocks, and where they
             would be more than a quarter of n, there are none.
+        position_period (`int`, *optional*): how many of the original's positions are kept. Later positions repeat them. By
+            default all are. Give the length at which the original was trained if that is less: what it never learned about
+            the positions after it would only do harm.
         encoder_only (`bool`): whether to leave the head out, which gives a `LinformerModel`.
         hub_kwargs: arguments of `from_pretrained`, such as `revision` or `token`. A `Source` has its own.
 
@@ -98,8 +103,14 @@ def convert_to_linformer(
     positions_of_source = max_input_length(config)
     if max_position_embeddings is None:
         max_position_embeddings = positions_of_source
+    if position_period is None:
+        position_period = positions_of_source
+    elif not 1 <= position_period <= positions_of_source:
+        raise ValueError(
+            f"`position_period` is {position_period}: it must be from 1 to the original's {positions_of_source} positions."
+        )
     if block_size is None:
-        block_size = default_block_size(positions_of_source)
+        block_size = default_block_size(position_period)
     if projected_dim is None:
         projected_dim = max_position_embeddings // default_window(max_position_embeddings, block_size)
     if num_global_tokens is None:
@@ -107,7 +118,7 @@ def convert_to_linformer(
     target_config = LinformerConfig(
         **family.carried_fields(config),
         max_position_embeddings=max_position_embeddings,
-        position_period=positions_of_source if max_position_embeddings > positions_of_source else None,
+        position_period=position_period if max_position_embeddings > position_period else None,
         projected_dim=projected_dim,
         projection_type=projection_type,
         projection_sharing=projection_sharing,
@@ -125,7 +136,8 @@ def convert_to_linformer(
     state = load_state(source, class_name) if model is None else {name: t.clone() for name, t in state_of(model).items()}
     state = rename(family.prepare(state, config), names)
     positions = "linformer.embeddings.position_embeddings.weight"
-    state[positions] = state[positions][-positions_of_source:][:max_position_embeddings].clone()
+    kept = min(position_period, max_position_embeddings)
+    state[positions] = state[positions][-positions_of_source:][:kept].clone()
     words = state["linformer.embeddings.word_embeddings.weight"]
     token_types = "linformer.embeddings.token_type_embeddings.weight"
     state.setdefault(token_types, words.new_zeros(target_config.type_vocab_size, target_config.size_of_embeddings))
