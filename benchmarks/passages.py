@@ -12,7 +12,7 @@ the turns that its annotators chose. All passages of all test documents are rank
 documents is trained alike, by `PassageTrainer`, on other documents, and then judged:
 
     pieces               The original reads pieces of 512 tokens.
-    pieces+64            The same, with the first 64 tokens of the document before each piece.
+    pieces+64            The same, with the first 64 tokens of the document before each piece. pieces256+64: in all 256 tokens.
     pieces+document      The same as pieces, and the mean of all tokens of the document is added to each passage's.
     passages             The original reads each passage alone.
     passages+64          The same, with the first 64 tokens of the document before each.
@@ -20,18 +20,21 @@ documents is trained alike, by `PassageTrainer`, on other documents, and then ju
     full                 Full attention reads complete documents.
     attention_pool/b256/w32/g64
                          A Linformer reads them, with this projection, blocks of 256 tokens, windows of 32, and 64 global
-                         tokens. /f384 sets `far_token_limit`.
+                         tokens. /p128 sets `position_period`, and /f384 `far_token_limit`.
     .../mean             After any reading with the first tokens: these count in the mean of each passage, too.
     bm25, bm25+title     BM25 of passages alone, and with the title before each. Nothing is trained.
 
 A vector of a passage is the mean of its tokens' last hidden states. nDCG@10 is the mean over queries, and its difference to
 another reading is paired by query. The standard errors take into account that the queries of a document are alike. Every
-finished run is a line in results.jsonl, and is not run again. The table is written to passages.md, and a plot to passages.png.
+finished run is a line in results.jsonl, and is not run again. Its encoder is kept in the folder `encoders`, so that
+`--test_tokens` and `--test_dataset_name` judge it on longer or other documents, without training it again. The table is
+written to passages.md, and a plot to passages.png.
 """
 
 import argparse
 import itertools
 import math
+import os
 import random
 import re
 import shutil
@@ -42,6 +45,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset, get_dataset_config_names, load_dataset
+from safetensors import safe_open
+from safetensors.torch import load_model, save_model
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.metrics import ndcg_score
 from transformers import AutoModel, AutoTokenizer, TrainingArguments, set_seed
@@ -53,7 +58,7 @@ from transformers_linformer.tables import markdown_table
 from transformers_linformer.training.passages import PassageCollator, PassageTrainer, make_examples
 
 from . import attention_dropout
-from .runs import keep_inputs, read_results, run_missing
+from .runs import digest, keep_inputs, read_results, run_missing
 
 
 PIECE, PREFIX = 512, 64
@@ -65,9 +70,15 @@ READINGS = [
     "passages+64",
     "attention_pool/b256/w32",
     "attention_pool/b256/w32/g64",
-    "hard_attention_pool/b128/w32/g64",
+    "hard_attention_pool/b128/w32/g64/p128",
 ]
-FIELDS = {"b": "block_size", "w": "window", "g": "num_global_tokens", "f": "far_token_limit"}
+FIELDS = {
+    "b": "block_size",
+    "w": "window",
+    "g": "num_global_tokens",
+    "p": "position_period",
+    "f": "far_token_limit",
+}
 
 
 def parse_arguments():
@@ -88,7 +99,12 @@ def parse_arguments():
     parser.add_argument("--batch_size", type=int, default=6, help="The number of documents in a batch.")
     parser.add_argument("--learning_rate", type=float, default=1e-4, help="The learning rate at its highest.")
     parser.add_argument("--test_documents", type=int, default=None, help="Judge on as many of the test documents, not on all.")
-    return parser.parse_args()
+    parser.add_argument("--test_tokens", type=int, help="Where test documents are cut. By default as `--tokens` says.")
+    parser.add_argument("--test_dataset_name", help="Judge on the test documents of this dataset. By default on the same.")
+    args = parser.parse_args()
+    args.test_tokens = args.test_tokens or args.tokens
+    args.test_dataset_name = args.test_dataset_name or args.dataset_name
+    return args
 
 
 # Documents
@@ -150,8 +166,8 @@ def articles(lines):
 
 def rows_of(reading, tokenizer):
     """Returns a function that gives the rows in which an original reads a document, as `PassageCollator` takes it."""
-    name, _, prefix = reading.partition("+")
-    size = PIECE - tokenizer.num_special_tokens_to_add()
+    kind, length, prefix = re.fullmatch(r"(pieces|passages)(\d*)(?:\+(.*))?", reading.split("/")[0]).groups()
+    size = int(length or PIECE) - tokenizer.num_special_tokens_to_add()
 
     def row(*parts):
         ids, passages = ([number for part in parts for number in part[i]] for i in range(2))
@@ -161,7 +177,7 @@ def rows_of(reading, tokenizer):
         ids, passages = (document[field][1:-1] for field in ("input_ids", "passage_ids"))
         number = {"64": PREFIX, "title": title_length(document)}.get(prefix, 0)
         repeated = (ids[:number], [-1] * len(ids[:number]))
-        if name == "pieces":
+        if kind == "pieces":
             starts = [0, *range(size, len(ids), size - number)]
             ends = [*starts[1:], len(ids)]
             bare = [(ids[start:end], passages[start:end]) for start, end in zip(starts, ends)]
@@ -197,7 +213,7 @@ def encoder_of(reading, original, tokens, encoder_only=True):
         window, block_size = sizes.pop("window", 1), sizes.pop("block_size", 0)
         limit = sizes.pop("far_token_limit", None)
         multiple = math.lcm(window, block_size or 1)
-        n = -(-(tokens + 2) // multiple) * multiple
+        n = -(-max(tokens + 2, original.config.max_position_embeddings) // multiple) * multiple
         projection_type = "mean_pool" if kind == "full" else kind  # means of single tokens
         sizes |= {"projected_dim": n // window, "max_position_embeddings": n, "block_size": block_size}
         encoder = convert_to_linformer(original, encoder_only=encoder_only, projection_type=projection_type, **sizes)
@@ -243,16 +259,15 @@ class Search:
     def __init__(self, args):
         self.args = args
         self.tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
-        self.splits = read_collection(args.dataset_name)
-        self.test = self.splits["test"]
+        test = read_collection(args.test_dataset_name)["test"]
         if args.test_documents is not None:
-            self.test = self.test.take(args.test_documents)
-        self.examples = self.tokenized("test", self.test)
+            test = test.take(args.test_documents)
+        self.examples = self.tokenized("test", test, args.test_tokens)
 
-    def tokenized(self, split, dataset):
+    def tokenized(self, split, dataset, tokens):
         tokenizer = self.tokenizer
-        tokenizer.model_max_length = self.args.tokens + 2
-        return make_examples(split, dataset, tokenizer, self.args.tokens + tokenizer.num_special_tokens_to_add())
+        length = tokenizer.model_max_length = tokens + tokenizer.num_special_tokens_to_add()
+        return make_examples(split, dataset, tokenizer, length)
 
     def run(self, reading, seed, **ignored):
         """
@@ -268,16 +283,59 @@ class Search:
         return {"ndcg": self.ndcg(scores), "ndcg_with_bm25": self.ndcg(both), "queries": queries} | times
 
     def trained_scores(self, reading, seed):
-        args, folder = self.args, self.args.output_dir / f"unfinished-{random.SystemRandom().getrandbits(32):x}"
+        """Returns the scores of all passages, (queries, passages), and the CPU seconds per document."""
+        args, times = self.args, {}
+        encoder = self.encoder_of(reading, args.test_tokens)
+        if args.documents:
+            path = self.train(reading, seed)
+            load_model(encoder, path)
+            with safe_open(path, "pt") as file:
+                times["seconds_to_train"] = float(file.metadata()["seconds_to_train"])
+        encoder.eval()
+        queries, passages = [], []
+        start = time.process_time()
+        trainer = self.trainer(reading, seed, encoder, output_dir=args.output_dir)
+        with torch.no_grad():
+            for batch in trainer.get_eval_dataloader(self.examples):
+                for kept, vectors in zip((queries, passages), trainer.vectors(encoder, batch)):
+                    kept.append(vectors)
+        times["seconds_to_read"] = (time.process_time() - start) / len(self.examples)
+        return (torch.cat(queries) @ torch.cat(passages).T).numpy(), times
+
+    def train(self, reading, seed):
+        """Returns the file with the weights of a trained encoder, and trains it if there is none."""
+        args = self.args
+        names = ("documents", "epochs", "tokens", "batch_size", "learning_rate")
+        name = digest({name: getattr(args, name) for name in names})
+        path = args.output_dir / "encoders" / f"{reading.replace('/', '-')}-{seed}-{name}.safetensors"
+        if path.exists():
+            return path
+        folder = args.output_dir / f"unfinished-{random.SystemRandom().getrandbits(32):x}"
         set_seed(seed)
-        encoder = encoder_of(reading, AutoModel.from_pretrained(args.model_name_or_path, add_pooling_layer=False), args.tokens)
-        original = reading.startswith(("pieces", "passages"))
-        rows = {"rows_of": rows_of(reading.removesuffix("/mean"), self.tokenizer)} if original else {}
-        trainer = ReadingTrainer(
+        encoder = self.encoder_of(reading, args.tokens)
+        documents = read_collection(args.dataset_name)["train"].shuffle(seed=seed).take(args.documents)
+        examples = self.tokenized("train", documents, args.tokens)
+        trainer = self.trainer(reading, seed, encoder, train_dataset=examples, output_dir=folder)
+        start = time.process_time()
+        trainer.train()
+        seconds = (time.process_time() - start) / (args.documents * args.epochs)
+        path.parent.mkdir(exist_ok=True)
+        save_model(encoder, str(folder / path.name), metadata={"seconds_to_train": str(seconds)})
+        os.replace(folder / path.name, path)
+        shutil.rmtree(folder)
+        return path
+
+    def encoder_of(self, reading, tokens):
+        original = AutoModel.from_pretrained(self.args.model_name_or_path, add_pooling_layer=False)
+        return encoder_of(reading, original, tokens)
+
+    def trainer(self, reading, seed, encoder, train_dataset=None, **arguments):
+        args, original = self.args, reading.startswith(("pieces", "passages"))
+        rows = {"rows_of": rows_of(reading, self.tokenizer)} if original else {}
+        return ReadingTrainer(
             reading=reading,
             model=encoder,
             args=TrainingArguments(
-                output_dir=folder,
                 per_device_train_batch_size=args.batch_size,
                 per_device_eval_batch_size=1,
                 num_train_epochs=args.epochs,
@@ -289,28 +347,12 @@ class Search:
                 report_to="none",
                 use_cpu=not torch.cuda.is_available(),
                 dataloader_pin_memory=False,
+                **arguments,
             ),
-            train_dataset=self.tokenized("train", self.splits["train"].shuffle(seed=seed).take(args.documents))
-            if args.documents
-            else None,
+            train_dataset=train_dataset,
             data_collator=ReadingCollator(self.tokenizer, **rows),
             card=None,
         )
-        start = time.process_time()
-        if args.documents:
-            trainer.train()
-        trained = time.process_time()
-        encoder.eval()
-        queries, passages = [], []
-        with torch.no_grad():
-            for batch in trainer.get_eval_dataloader(self.examples):
-                for kept, vectors in zip((queries, passages), trainer.vectors(encoder, batch)):
-                    kept.append(vectors)
-        read = time.process_time()
-        shutil.rmtree(folder, ignore_errors=True)
-        times = {"seconds_to_train": (trained - start) / max(1, args.documents * args.epochs)}
-        times |= {"seconds_to_read": (read - trained) / len(self.examples)}
-        return (torch.cat(queries) @ torch.cat(passages).T).numpy(), times
 
     def ndcg(self, scores):
         """Returns the sum of the nDCG@10 of each document's queries, from the scores of all passages, (queries, passages)."""
@@ -393,7 +435,8 @@ def make_table(results, references=("pieces", "pieces+64")):
 
 def label(reading):
     """Returns what the plot calls a reading."""
-    words = {"pieces": "pieces of 512 tokens", "passages": "passages read alone", "bm25": "BM25 of passages"}
+    words = {"pieces": "pieces of 512 tokens", "pieces256": "pieces of 256 tokens"}
+    words |= {"passages": "passages read alone", "bm25": "BM25 of passages"}
     words |= {"64": "after the document's first 64 tokens", "title": "after the title", "document": "with the document's mean"}
     kind, *sizes = reading.split("/")
     if kind.startswith(tuple(words)):
@@ -414,7 +457,7 @@ def plot(results, path):
             axes.axhline(value, color="0.5", linestyle=":" if "+" in reading else "--", label=label(reading))
             continue
         seconds = statistics.mean(each["seconds_to_read"] for each in group)
-        color = colors.get(re.split(r"\W", reading)[0], "C3")
+        color = colors.get(re.split(r"[\W\d]", reading)[0], "C3")
         axes.errorbar(seconds, value, yerr=error, color=color, marker=marker, linestyle="", capsize=3, label=label(reading))
     axes.set(xlabel="CPU seconds to read a document", ylabel="nDCG@10 of its passages", xlim=(0, None), ylim=(0, None))
     axes.grid(color="0.9")
@@ -428,8 +471,9 @@ def main():
     args.output_dir.mkdir(parents=True, exist_ok=True)
     common = {
         name: getattr(args, name)
-        for name in ("documents", "epochs", "tokens", "batch_size", "learning_rate", "test_documents")
+        for name in ("documents", "epochs", "tokens", "batch_size", "learning_rate", "test_documents", "test_tokens")
     }
+    common["test_dataset"] = Path(args.test_dataset_name).name
     keep_inputs(args.output_dir, model_name_or_path=args.model_name_or_path, dataset_name=args.dataset_name)
     torch.set_num_threads(1)
     search = Search(args)

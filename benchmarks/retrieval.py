@@ -48,7 +48,8 @@ def parse_arguments():
         "--linformers",
         nargs="+",
         default=["256:256", "256:512", "256:0"],
-        help="k:b of each Linformer. A `far_token_limit` other than the default, or `none`, follows after a further colon.",
+        help="k:b of each Linformer. A `far_token_limit` other than the default, or `none`, and a `position_period` follow"
+        " after further colons, as in 256:256::128.",
     )
     parser.add_argument("--projection_type", default="attention_pool", choices=PROJECTION_TYPES, help="How n rows become k.")
     return parser.parse_args()
@@ -117,11 +118,12 @@ class Retrieval:
 
     def scores_of_linformer(self, reading):
         """Returns the cosine similarities, (queries, documents), and the CPU time that they took."""
-        k, b, *limit = reading.split(":")
+        k, b, limit, period = parts_of(reading)
         sizes = {"projected_dim": int(k), "block_size": int(b), "max_position_embeddings": self.max_seq_length}
-        model = convert_to_linformer(self.model, projection_type=self.projection_type, **sizes)
+        period = int(period) if period else None
+        model = convert_to_linformer(self.model, projection_type=self.projection_type, position_period=period, **sizes)
         if limit:
-            model.config.far_token_limit = None if limit[0] == "none" else int(limit[0])
+            model.config.far_token_limit = None if limit == "none" else int(limit)
         queries = self.vectors_of_queries
         start = time.process_time()
         vectors = torch.stack([self.vector(model, document) for document in tqdm(self.documents, desc=reading)])
@@ -141,6 +143,11 @@ class Retrieval:
         else:
             scores = queries @ torch.stack([normalised(pieces.mean(0)) for pieces in vectors]).T
         return scores, seconds + time.process_time() - start
+
+
+def parts_of(reading):
+    """Returns k, b, `far_token_limit` and `position_period` of one of `--linformers`. What it does not name is empty."""
+    return [*reading.split(":"), "", ""][:4]
 
 
 def normalised(vector):
@@ -166,9 +173,10 @@ def make_table(results):
         own, documents = values[result["reading"]], torch.tensor(result["documents"])
         name = result["reading"]
         if not name.startswith("pieces"):
-            k, b, *limit = name.split(":")
+            k, b, limit, period = parts_of(name)
             name = f"whole, k = {k}, {f'blocks of {b}' if b != '0' else 'no blocks'}"
-            name += f", far_token_limit {limit[0]}" if limit else ""
+            name += f", far_token_limit {limit}" if limit else ""
+            name += f", position_period {period}" if period else ""
         difference = "" if averaged is None else mean_and_error(own - averaged, documents)
         rows.append([name, mean_and_error(own, documents), difference, f"{result['seconds_per_document']:.1f}"])
     return markdown_table(["reading", "nDCG@10", "minus pieces averaged", "CPU seconds per document"], rows)

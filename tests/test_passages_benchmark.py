@@ -43,14 +43,18 @@ def arguments(source, tmp_path, monkeypatch):
     options = ["--model_name_or_path", source, "--dataset_name", source / "data", "--output_dir", tmp_path / "out"]
     options += ["--seeds", 1, 2, "--documents", 8, "--tokens", 46, "--batch_size", 4]
 
-    def given(*readings):
-        monkeypatch.setattr(sys, "argv", ["passages", *map(str, options), "--readings", *readings])
+    def given(*readings, **others):
+        more = [part for name, value in others.items() for part in (f"--{name}", value)]
+        monkeypatch.setattr(sys, "argv", ["passages", *map(str, [*options, *more]), "--readings", *readings])
         return passages.parse_arguments()
 
     return given
 
 
-@pytest.mark.parametrize("reading", ["pieces", "pieces+64", "pieces+title", "passages", "passages+64", "passages+title"])
+READINGS = ["pieces", "pieces+64", "pieces16+64", "pieces+title", "passages", "passages+64/mean", "passages+title"]
+
+
+@pytest.mark.parametrize("reading", READINGS)
 def test_a_reading_has_each_token_of_a_passage_once(arguments, reading):
     search = passages.Search(arguments("pieces"))
     document = search.examples[0]
@@ -60,9 +64,10 @@ def test_a_reading_has_each_token_of_a_passage_once(arguments, reading):
     found = [pair for row in rows for pair in zip(*row) if pair[1] >= 0]
     expected = [pair for pair in zip(ids, owners) if pair[1] >= 0]
     assert sorted(found) == sorted(expected)
-    repeated = {"64": ids[1:5], "title": ids[1 : 1 + title]}.get(reading.partition("+")[2], [])
+    size = 16 if "16" in reading else 22
+    repeated = {"64": ids[1:5], "title": ids[1 : 1 + title]}.get(reading.removesuffix("/mean").partition("+")[2], [])
     for number, (row, of_passage) in enumerate(rows):
-        assert len(row) == len(of_passage) <= 22 and row[0] == ids[0] and row[-1] == ids[-1]
+        assert len(row) == len(of_passage) <= size and row[0] == ids[0] and row[-1] == ids[-1]
         if number > 0 or reading.startswith("passages"):
             assert row[1 : 1 + len(repeated)] == repeated
             if repeated:
@@ -111,10 +116,10 @@ def test_the_error_of_a_difference_is_over_documents_and_seeds():
 
 
 @pytest.mark.slow("a whole benchmark")
-def test_a_run(arguments, monkeypatch):
+def test_a_run(arguments, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib", reason="the plot needs matplotlib")
     readings = ["bm25+title", "pieces", "pieces+64/mean", "pieces+document", "passages+title", "full"]
-    readings += ["attention_pool/b16/w8/g8", "hard_attention_pool/b16/w8/g8/f9/mean"]
+    readings += ["attention_pool/b16/w8/g8", "hard_attention_pool/b8/w8/g8/p8/f9/mean"]
     args = arguments(*readings)
     passages.main()
     results = [json.loads(line) for line in (args.output_dir / "results.jsonl").read_text().splitlines()]
@@ -126,8 +131,22 @@ def test_a_run(arguments, monkeypatch):
     table = (args.output_dir / "passages.md").read_text()
     assert all(f"| {name} | 2 | " in table for name in readings)
     assert not list(args.output_dir.glob("unfinished-*")) and (args.output_dir / "passages.png").is_file()
+
+    # What was trained is judged elsewhere
+    monkeypatch.setattr(passages.ReadingTrainer, "train", lambda *args, **kwargs: pytest.fail("was trained again"))
+    dataset = tmp_path / "others"
+    Dataset.from_list([document | {"title": "An island"} for document in DOCUMENTS[4:8]]).to_parquet(dataset / "test.parquet")
+    for others in ({"test_tokens": 30}, {"test_dataset_name": dataset}):
+        arguments(*readings, **others)
+        passages.main()
+        mine = read_results(args.output_dir / "results.jsonl")[-len(results) :]
+        assert [each["ndcg"] for each in mine] != [each["ndcg"] for each in results]
+        assert all("seconds_to_train" in each for each in mine if each["reading"] != "bm25+title")
+        assert (args.output_dir / "passages.md").read_text().count("\n") == 2 + len(readings)
+    arguments(*readings)
     monkeypatch.setattr(passages.Search, "run", lambda *args, **kwargs: pytest.fail("a finished run was run again"))
     passages.main()
+    assert (args.output_dir / "passages.md").read_text() == table
 
 
 def test_the_collections_have_the_queries_that_their_sources_say():
