@@ -12,7 +12,7 @@ from datasets import Dataset, load_dataset
 from processes import kill_script, run_in_forks, run_script
 from safetensors.torch import load_file
 from tiny_runs import COMMON, files_of
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, TrainingArguments
 
 from transformers_linformer import passages as library
 from transformers_linformer.commands import passages as command
@@ -22,7 +22,7 @@ from transformers_linformer.documents import read_document, tokenize_document
 from transformers_linformer.errors import UsageError
 from transformers_linformer.passages import encode_passages, passage_vectors, write_passages
 from transformers_linformer.tokenization import train_tokenizer
-from transformers_linformer.training.passages import PassageCollator, contrastive_loss, make_examples
+from transformers_linformer.training.passages import PassageCollator, PassageTrainer, contrastive_loss, make_examples
 
 
 N = 64  # the longest input
@@ -289,6 +289,55 @@ def test_padding_and_batch_change_nothing(examples, tokenizer, model):
     torch.testing.assert_close(vectors(short, padding="max_length", max_length=N), alone, atol=1e-5, rtol=0)
 
 
+# The memory
+
+
+def make_trainer(folder, tokenizer, examples, output_dir, **options):
+    args = {"per_device_train_batch_size": 4, "max_steps": 6, "save_steps": 2, "learning_rate": 1e-2, "report_to": "none"}
+    return PassageTrainer(
+        model=AutoModel.from_pretrained(folder / "plain"),
+        args=TrainingArguments(output_dir=output_dir, use_cpu=True, **args),
+        train_dataset=examples,
+        data_collator=PassageCollator(tokenizer),
+        card=None,
+        **options,
+    )
+
+
+def test_passages_of_earlier_batches_compete(folder, tokenizer, examples, tmp_path):
+    """Each loss, by loops, is over the batch's passages and the last `memory_size` ones, without those of its documents."""
+    trainer = make_trainer(folder, tokenizer, examples, tmp_path, memory_size=9)
+    without = make_trainer(folder, tokenizer, examples, tmp_path, memory_size=0)
+    remembered, competed = [], []
+    for documents in ([0, 1], [2, 0], [3], [0, 3], [4, 5, 6]):
+        batch = trainer.data_collator([examples[number] for number in documents])
+        trainer.model.eval()
+        losses = [each.compute_loss(each.model.eval(), batch).item() for each in (trainer, without)]
+        assert losses[0] == losses[1]  # evaluations neither read the memory nor fill it
+        trainer.model.train()
+        loss, (queries, passages) = trainer.compute_loss(trainer.model, batch, return_outputs=True)
+        others = [vector for owner, vector in remembered if owner not in documents]
+        scores = [[float(query @ passage) / 0.05 for passage in [*passages, *others]] for query in queries]
+        answers = [row.nonzero()[0].item() for row in batch["is_positive"]]
+        expected = [math.log(sum(map(math.exp, row))) - row[answer] for row, answer in zip(scores, answers)]
+        assert float(loss) == pytest.approx(sum(expected) / len(expected), rel=1e-4)
+        owners = [number for number in documents for _ in range(4)]
+        remembered = [pair for pair in remembered if pair[0] not in documents]  # replaced
+        remembered = [*remembered, *zip(owners, passages.detach())][-9:]
+        competed.append(len(others))
+    assert competed == [0, 4, 9, 1, 9]
+    assert loss.requires_grad and not trainer.memory.vectors.requires_grad
+
+
+def test_a_run_that_goes_on_remembers_what_it_had_read(folder, tokenizer, examples, tmp_path):
+    first, second = (make_trainer(folder, tokenizer, examples, tmp_path / name) for name in ("first", "second"))
+    first.train()
+    second.train(resume_from_checkpoint=str(tmp_path / "first" / "checkpoint-4"))
+    assert len(second.memory.vectors) == 48 and torch.equal(second.memory.vectors, first.memory.vectors)
+    ours, theirs = second.model.state_dict(), first.model.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
 # Encoding
 
 
@@ -417,6 +466,7 @@ def arguments(folder, output_dir, *more):
         "--save_steps=5",
         "--logging_steps=1",
         "--learning_rate=1e-2",
+        "--memory_size=0",  # at this learning rate, what the encoder gave some steps ago is out of date
         *map(str, more),
     ]
 
@@ -535,6 +585,7 @@ def test_batches_of_other_sizes_are_another_run(folder, finished, tmp_path):
         (DOCUMENTS[0], ("--do_eval",), "the training data is a single row"),
         (DOCUMENTS[0], ("--passage_words=0",), "--passage_words is 0; it must be at least 1"),
         (DOCUMENTS[0], ("--temperature=0",), "--temperature is 0.0; it must be above 0"),
+        (DOCUMENTS[0], ("--memory_size=-1",), "--memory_size is -1; it must be a number of passages, or 0 for none"),
         (DOCUMENTS[0], ("--label_smoothing_factor=0.1",), "--label_smoothing_factor 0.1 is for classes: leave it out"),
         (DOCUMENTS[0], ("--max_seq_length=65",), "--max_seq_length 65 must be from 3 to 64"),
         (DOCUMENTS[0], ("--max_seq_length=3",), "no document of the train data has a query that its first 3 tokens answer"),

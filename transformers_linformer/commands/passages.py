@@ -47,6 +47,10 @@ class PassageArguments(DataArguments):
 
     passage_words: int = field(default=120, metadata={"help": "About how many words the passages of sections have."})
     temperature: float = field(default=0.05, metadata={"help": "What similarities are divided by in the loss."})
+    memory_size: int = field(
+        default=4096,
+        metadata={"help": "How many passages of earlier batches compete with those of a batch, as they were when read."},
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -58,6 +62,8 @@ class PassageArguments(DataArguments):
             raise UsageError(f"--passage_words is {self.passage_words}; it must be at least 1.")
         if not self.temperature > 0:
             raise UsageError(f"--temperature is {self.temperature}; it must be above 0.")
+        if self.memory_size < 0:
+            raise UsageError(f"--memory_size is {self.memory_size}; it must be a number of passages, or 0 for none.")
 
 
 @dataclass
@@ -160,6 +166,7 @@ def learn(model_args, data_args, training_args):
         compute_metrics=compute_metrics,
         card=card,
         temperature=data_args.temperature,
+        memory_size=data_args.memory_size,
     )
     finish(
         trainer,

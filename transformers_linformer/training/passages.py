@@ -3,14 +3,16 @@
 """Trains an encoder to find passages: defines batches of documents and queries, the loss, and the metrics."""
 
 import math
+import os
 from pathlib import Path
 
 import torch
 import transformers
 from datasets import Features, List, Value
 from datasets.fingerprint import Hasher
+from safetensors.torch import load_file, save_file
 from sklearn.metrics import ndcg_score
-from torch.nn.functional import normalize, softplus
+from torch.nn.functional import normalize, pad, softplus
 from torch.nn.utils.rnn import pad_sequence
 
 from .. import documents
@@ -111,6 +113,7 @@ class PassageCollator:
         query_input_ids, query_attention_mask: (queries, m)
         is_positive: (queries, passages), whether the passage answers the query
         sizes: (documents, 2), how many passages and how many queries each document has
+        keys: (documents,), numbers that are the same for the same document in every batch
     """
 
     def __init__(self, tokenizer, rows_of=whole_document, **padding):
@@ -119,7 +122,7 @@ class PassageCollator:
         self.padding = padding
 
     def __call__(self, documents):
-        rows, queries, blocks, sizes, first = [], [], [], [], 0
+        rows, queries, blocks, sizes, keys, first = [], [], [], [], [], 0
         for document in documents:
             number = 1 + max(document["passage_ids"])
             for input_ids, passage_ids in self.rows_of(document):
@@ -130,13 +133,15 @@ class PassageCollator:
             queries += document["query_input_ids"]
             blocks.append(block)
             sizes.append(block.shape[::-1])
+            keys.append(hash(tuple(document["input_ids"])))  # of integers, whose hash is the same in every process
             first += number
         batch = self.pad([input_ids for input_ids, _ in rows], **self.padding)
         batch["passage_ids"] = torch.full_like(batch["input_ids"], -1)
         for row, (_, passage_ids) in zip(batch["passage_ids"], rows):
             row[: len(passage_ids)] = torch.tensor(passage_ids)
         batch |= {f"query_{name}": tensor for name, tensor in self.pad(queries).items()}
-        return batch | {"is_positive": torch.block_diag(*blocks).bool(), "sizes": torch.tensor(sizes)}
+        is_positive = torch.block_diag(*blocks).bool()
+        return batch | {"is_positive": is_positive, "sizes": torch.tensor(sizes), "keys": torch.tensor(keys)}
 
     def pad(self, input_ids, **padding):
         batch = self.tokenizer.pad({"input_ids": input_ids}, padding_side="right", return_tensors="pt", **padding)
@@ -164,17 +169,51 @@ def contrastive_loss(queries, passages, is_positive, temperature):
     return (losses.sum(1) / is_positive.sum(1)).mean()
 
 
+class PassageMemory:
+    """
+    The vectors of the last passages that were read in training, as they were then: a cross-batch memory (Wang et al. 2020,
+    https://arxiv.org/abs/1912.06798). A document that is read again replaces its own.
+
+    `size` is the largest number of passages.
+    """
+
+    def __init__(self, size):
+        self.size = size
+        self.vectors, self.keys = None, None  # (passages, d), and (passages,), the documents that they are of
+
+    def exchange(self, vectors, keys):
+        """Returns the vectors (passages, d) that are remembered of other documents than these, and remembers these."""
+        if self.vectors is None:
+            self.vectors, self.keys = vectors[:0], keys[:0]
+        is_other = ~torch.isin(self.keys, keys)
+        others, other_keys = self.vectors[is_other], self.keys[is_other]
+        self.vectors, self.keys = (torch.cat(pair)[-self.size :] for pair in ((others, vectors), (other_keys, keys)))
+        return others
+
+    def save(self, path):
+        if self.vectors is not None:
+            save_file({"vectors": self.vectors.contiguous(), "keys": self.keys.contiguous()}, path)
+
+    def load(self, path, device):
+        if os.path.exists(path):
+            found = load_file(path, device=str(device))
+            self.vectors, self.keys = found["vectors"], found["keys"]
+
+
 class PassageTrainer(LinformerTrainer):
     """
     A Trainer for an encoder, whose batches are those of `PassageCollator`, and whose loss is `contrastive_loss`.
 
-    Each query is compared with all passages of the batch, those of its own document among them. The encoder reads queries,
-    too, and the vector of a query is the mean over its tokens. With several processes, each compares its own batch alone.
+    Each query is compared with all passages of the batch, those of its own document among them, and with those of the
+    batches before, of which `memory_size` passages are remembered. Otherwise it would only have to be told from a handful
+    of documents, and the encoder would forget what tells one document from many. The encoder reads queries, too, and the
+    vector of a query is the mean over its tokens. With several processes, each compares its own batches alone.
     """
 
-    def __init__(self, *args, temperature=0.05, **kwargs):
+    def __init__(self, *args, temperature=0.05, memory_size=4096, **kwargs):
         super().__init__(*args, **kwargs)
         self.temperature = temperature
+        self.memory = PassageMemory(memory_size) if memory_size else None
         self.model_accepts_loss_kwargs = False  # the loss is a mean over the batch that it gets
 
     def _set_signature_columns_if_needed(self):  # or Trainer would remove what the model itself does not take
@@ -196,8 +235,25 @@ class PassageTrainer(LinformerTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
         queries, passages = self.vectors(model, inputs)
-        loss = contrastive_loss(queries, passages, inputs["is_positive"], self.temperature)
+        candidates, is_positive = passages, inputs["is_positive"]
+        if self.memory is not None and model.training:
+            others = self.memory.exchange(passages.detach(), inputs["keys"].repeat_interleave(inputs["sizes"][:, 0]))
+            candidates, is_positive = torch.cat([passages, others]), pad(is_positive, (0, len(others)))
+        loss = contrastive_loss(queries, candidates, is_positive, self.temperature)
         return (loss, (queries, passages)) if return_outputs else loss
+
+    def memory_path(self, checkpoint):
+        return os.path.join(checkpoint, f"passage_memory_{self.args.process_index}.safetensors")
+
+    def _save_rng_state(self, output_dir):  # what each process has of its own is written and read at the same places
+        super()._save_rng_state(output_dir)
+        if self.memory is not None:
+            self.memory.save(self.memory_path(output_dir))
+
+    def _load_rng_state(self, checkpoint):
+        super()._load_rng_state(checkpoint)
+        if self.memory is not None and checkpoint is not None:
+            self.memory.load(self.memory_path(checkpoint), self.args.device)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """

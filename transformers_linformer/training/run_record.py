@@ -52,6 +52,7 @@ DECISIVE = (
     "dtype",
     "mlm_probability",
     "temperature",
+    "memory_size",
     "line_by_line",
     "streaming",
     "load_best_model_at_end",
