@@ -72,6 +72,7 @@ READINGS = [
     "attention_pool/b256/w32/g64",
     "hard_attention_pool/b128/w32/g64/p128",
 ]
+TRAINING = ("documents", "epochs", "tokens", "batch_size", "learning_rate", "memory_size")
 FIELDS = {
     "b": "block_size",
     "w": "window",
@@ -98,6 +99,9 @@ def parse_arguments():
     parser.add_argument("--tokens", type=int, default=2040, help="The number of tokens at which documents are cut.")
     parser.add_argument("--batch_size", type=int, default=6, help="The number of documents in a batch.")
     parser.add_argument("--learning_rate", type=float, default=1e-4, help="The learning rate at its highest.")
+    parser.add_argument(
+        "--memory_size", type=int, default=4096, help="How many passages of earlier batches compete with those of a batch."
+    )
     parser.add_argument("--test_documents", type=int, default=None, help="Judge on as many of the test documents, not on all.")
     parser.add_argument("--test_tokens", type=int, help="Where test documents are cut. By default as `--tokens` says.")
     parser.add_argument("--test_dataset_name", help="Judge on the test documents of this dataset. By default on the same.")
@@ -305,8 +309,7 @@ class Search:
     def train(self, reading, seed):
         """Returns the file with the weights of a trained encoder, and trains it if there is none."""
         args = self.args
-        names = ("documents", "epochs", "tokens", "batch_size", "learning_rate")
-        name = digest({name: getattr(args, name) for name in names})
+        name = digest({name: getattr(args, name) for name in TRAINING})
         path = args.output_dir / "encoders" / f"{reading.replace('/', '-')}-{seed}-{name}.safetensors"
         if path.exists():
             return path
@@ -352,6 +355,7 @@ class Search:
             train_dataset=train_dataset,
             data_collator=ReadingCollator(self.tokenizer, **rows),
             card=None,
+            memory_size=args.memory_size,
         )
 
     def ndcg(self, scores):
@@ -469,10 +473,7 @@ def plot(results, path):
 def main():
     args = parse_arguments()
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    common = {
-        name: getattr(args, name)
-        for name in ("documents", "epochs", "tokens", "batch_size", "learning_rate", "test_documents", "test_tokens")
-    }
+    common = {name: getattr(args, name) for name in (*TRAINING, "test_documents", "test_tokens")}
     common["test_dataset"] = Path(args.test_dataset_name).name
     keep_inputs(args.output_dir, model_name_or_path=args.model_name_or_path, dataset_name=args.dataset_name)
     torch.set_num_threads(1)
