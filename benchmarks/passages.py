@@ -276,7 +276,8 @@ class Search:
     def run(self, reading, seed, **ignored):
         """
         Returns for each document the sum of its queries' nDCG@10, also of their ranks together with those of BM25 with titles,
-        and the number of its queries, and the CPU seconds per document of training and of reading.
+        for how many of its queries the first passage is one of its own, and the number of its queries, and the CPU seconds
+        per document of training and of reading.
         """
         if reading.startswith("bm25"):
             scores, times = self.bm25(with_title=reading.endswith("title")), {}
@@ -284,7 +285,8 @@ class Search:
             scores, times = self.trained_scores(reading, seed)
         both = sum(1 / (61 + (-each).argsort(1).argsort(1)) for each in (scores, self.bm25(with_title=True)))
         queries = [len(example["positives"]) for example in self.examples]
-        return {"ndcg": self.ndcg(scores), "ndcg_with_bm25": self.ndcg(both), "queries": queries} | times
+        found = {"ndcg": self.ndcg(scores), "ndcg_with_bm25": self.ndcg(both), "own_first": self.own_first(scores)}
+        return found | {"queries": queries} | times
 
     def trained_scores(self, reading, seed):
         """Returns the scores of all passages, (queries, passages), and the CPU seconds per document."""
@@ -371,6 +373,14 @@ class Search:
             first += 1 + max(example["passage_ids"])
         return [round(each, 4) for each in sums]
 
+    def own_first(self, scores):
+        """Returns for how many of each document's queries the first passage is one of the document's, whichever it is."""
+        passages = torch.tensor([1 + max(example["passage_ids"]) for example in self.examples])
+        queries = torch.tensor([len(example["positives"]) for example in self.examples])
+        numbers = torch.arange(len(self.examples))
+        of_first = numbers.repeat_interleave(passages)[torch.from_numpy(scores).argmax(1)]
+        return [int(each.sum()) for each in (of_first == numbers.repeat_interleave(queries)).split(queries.tolist())]
+
     def bm25(self, with_title, k1=1.2, b=0.75):
         """Returns the scores of BM25, (queries, passages), of Robertson and Zaragoza (2009), with its usual parameters."""
         passages, queries = [], []
@@ -430,10 +440,12 @@ def make_table(results, references=("pieces", "pieces+64")):
         columns += [difference(group, groups.get(name, [])) if name != reading else None for name in references]
         columns.append(mean([each | {"ndcg": each["ndcg_with_bm25"]} for each in group]))
         cells = [f"{each[0]:.3f} ± {each[1]:.3f}" if each is not None else "" for each in columns]
+        own = [sum(each["own_first"]) / sum(each["queries"]) for each in group if "own_first" in each]
+        cells.append(f"{statistics.mean(own):.3f}" if own else "")
         times = [[each[name] for each in group if name in each] for name in ("seconds_to_read", "seconds_to_train")]
         cells += [f"{statistics.mean(each):.2f}" if each else "" for each in times]
         rows.append([reading, len(group), *cells])
-    header = ["reading", "seeds", "nDCG@10", *(f"minus {name}" for name in references), "with BM25"]
+    header = ["reading", "seeds", "nDCG@10", *(f"minus {name}" for name in references), "with BM25", "right document"]
     return markdown_table([*header, "CPU seconds to read a document", "to train on one"], rows)
 
 

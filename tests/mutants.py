@@ -352,6 +352,20 @@ MUTANTS = [
         "scores",
         "tests/test_passages.py",
     ),
+    (
+        "what a document had before competes with it",
+        LIBRARY + "training/passages.py",
+        "is_other = ~torch.isin(self.keys, keys)",
+        "is_other = torch.ones_like(self.keys, dtype=torch.bool)",
+        "tests/test_passages.py -k compete",
+    ),
+    (
+        "a run that goes on remembers no passages",
+        LIBRARY + "training/passages.py",
+        "self.memory.load(self.memory_path(checkpoint), self.args.device)",
+        "pass",
+        "tests/test_passages.py -k remembers",
+    ),
 ]
 
 

@@ -95,6 +95,17 @@ def test_bm25_is_as_defined(arguments):
             assert scores[row, column] == pytest.approx(wanted)
 
 
+def test_whether_the_first_passage_is_of_the_right_document(arguments):
+    search = passages.Search(arguments("bm25"))
+    numbers = [(len(document["positives"]), 1 + max(document["passage_ids"])) for document in search.examples]
+    queries, owners = ([index for index, pair in enumerate(numbers) for _ in range(pair[i])] for i in range(2))
+    scores = np.random.default_rng(0).random((len(queries), len(owners)))
+    wanted = [0] * len(numbers)
+    for document, row in zip(queries, scores):
+        wanted[document] += owners[max(range(len(row)), key=lambda passage: row[passage])] == document
+    assert search.own_first(scores) == wanted and 0 < sum(wanted) < len(queries)
+
+
 def test_the_error_of_a_difference_is_over_documents_and_seeds():
     generator = np.random.default_rng(0)
     documents = [0, 0, 0, 1, 1, 2]  # of six queries
@@ -128,6 +139,7 @@ def test_a_run(arguments, tmp_path, monkeypatch):
     by_name = {each["reading"]: each["ndcg"] for each in results}
     # The title says which document, and there the passages are in the order of the words that they share with the title
     assert by_name["bm25+title"] == [2.1309] * 4  # 1 + 0.6309 + 0.5
+    assert results[0]["own_first"] == [3] * 4
     table = (args.output_dir / "passages.md").read_text()
     assert all(f"| {name} | 2 | " in table for name in readings)
     assert not list(args.output_dir.glob("unfinished-*")) and (args.output_dir / "passages.png").is_file()
@@ -177,5 +189,8 @@ def test_the_documentation_has_the_table_of_the_results():
         return [cell.strip() for cell in line.strip()[1:-1].split("|")]
 
     found = [cells(line)[1:] for line in section.splitlines() if line.startswith("| ")]
-    for line in passages.make_table(results).splitlines()[2:]:
-        assert cells(line)[1:] in found, line
+    for memory_size in (4096, 0):
+        rows = passages.make_table([each for each in results if each["memory_size"] == memory_size]).splitlines()[2:]
+        assert len(rows) > 1
+        for line in rows:
+            assert cells(line)[1:] in found, line
