@@ -100,7 +100,7 @@ def parse_arguments():
     parser.add_argument("--batch_size", type=int, default=6, help="The number of documents in a batch.")
     parser.add_argument("--learning_rate", type=float, default=1e-4, help="The learning rate at its highest.")
     parser.add_argument(
-        "--memory_size", type=int, default=4096, help="How many passages of earlier batches compete with those of a batch."
+        "--memory_size", type=int, default=512, help="How many passages of earlier batches compete with those of a batch."
     )
     parser.add_argument("--test_documents", type=int, default=None, help="Judge on as many of the test documents, not on all.")
     parser.add_argument("--test_tokens", type=int, help="Where test documents are cut. By default as `--tokens` says.")

@@ -48,7 +48,7 @@ class PassageArguments(DataArguments):
     passage_words: int = field(default=120, metadata={"help": "About how many words the passages of sections have."})
     temperature: float = field(default=0.05, metadata={"help": "What similarities are divided by in the loss."})
     memory_size: int = field(
-        default=4096,
+        default=512,
         metadata={"help": "How many passages of earlier batches compete with those of a batch, as they were when read."},
     )
 

@@ -210,7 +210,7 @@ class PassageTrainer(LinformerTrainer):
     vector of a query is the mean over its tokens. With several processes, each compares its own batches alone.
     """
 
-    def __init__(self, *args, temperature=0.05, memory_size=4096, **kwargs):
+    def __init__(self, *args, temperature=0.05, memory_size=512, **kwargs):
         super().__init__(*args, **kwargs)
         self.temperature = temperature
         self.memory = PassageMemory(memory_size) if memory_size else None
