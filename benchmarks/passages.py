@@ -70,7 +70,7 @@ READINGS = [
     "passages+64",
     "attention_pool/b256/w32",
     "attention_pool/b256/w32/g64",
-    "hard_attention_pool/b128/w32/g64/p128",
+    "hard_attention_pool/b128/w32/g64",
 ]
 TRAINING = ("documents", "epochs", "tokens", "batch_size", "learning_rate", "memory_size")
 FIELDS = {

@@ -248,9 +248,8 @@ def what_is_exact(config, source_positions):
     kept = config.position_period or n
     # A layer computes full attention for an input of one block, and for all if each of its rows stands for one position
     exact = min(n if window == 1 else block for block, window in zip(config.block_sizes, config.windows))
-    exact_at_n = (
-        exact == 0 and k == n == kept and not any(config.block_sizes)
-    )  # `linear`, whose rows stand for positions only there
+    # The rows of `linear` stand for positions at n alone
+    exact_at_n = exact == 0 and k == n == kept and not any(config.block_sizes)
     sentences = []
     if exact:
         sentences.append(f"Inputs of at most {min(exact, kept)} tokens get the original's outputs, to rounding.")

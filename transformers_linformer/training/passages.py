@@ -205,8 +205,8 @@ class PassageTrainer(LinformerTrainer):
     A Trainer for an encoder, whose batches are those of `PassageCollator`, and whose loss is `contrastive_loss`.
 
     Each query is compared with all passages of the batch, those of its own document among them, and with those of the
-    batches before, of which `memory_size` passages are remembered. Otherwise it would only have to be told from a handful
-    of documents, and the encoder would forget what tells one document from many. The encoder reads queries, too, and the
+    batches before, of which `memory_size` passages are remembered. Otherwise only a handful of documents would have to be
+    told apart, and the encoder would forget what tells one document from many. The encoder reads queries, too, and the
     vector of a query is the mean over its tokens. With several processes, each compares its own batches alone.
     """
 
