@@ -27,8 +27,8 @@ documents is trained alike, by `PassageTrainer`, on other documents, and then ju
 A vector of a passage is the mean of its tokens' last hidden states. nDCG@10 is the mean over queries, and its difference to
 another reading is paired by query. The standard errors take into account that the queries of a document are alike. Every
 finished run is a line in results.jsonl, and is not run again. Its encoder is kept in the folder `encoders`, so that
-`--test_tokens` and `--test_dataset_name` judge it on longer or other documents, without training it again. The table is
-written to passages.md, and a plot to passages.png.
+`--test_tokens` and `--test_dataset_name` judge it on longer or other documents, and `--with_prefix` with other vectors,
+without training it again. The table is written to passages.md, and a plot to passages.png.
 """
 
 import argparse
@@ -72,7 +72,7 @@ READINGS = [
     "attention_pool/b256/w32/g64",
     "hard_attention_pool/b128/w32/g64",
 ]
-TRAINING = ("documents", "epochs", "tokens", "batch_size", "learning_rate", "memory_size")
+TRAINING = ("documents", "epochs", "tokens", "batch_size", "learning_rate", "temperature", "memory_size")
 FIELDS = {
     "b": "block_size",
     "w": "window",
@@ -99,12 +99,18 @@ def parse_arguments():
     parser.add_argument("--tokens", type=int, default=2040, help="The number of tokens at which documents are cut.")
     parser.add_argument("--batch_size", type=int, default=6, help="The number of documents in a batch.")
     parser.add_argument("--learning_rate", type=float, default=1e-4, help="The learning rate at its highest.")
+    parser.add_argument("--temperature", type=float, default=0.05, help="What similarities are divided by in the loss.")
     parser.add_argument(
         "--memory_size", type=int, default=512, help="How many passages of earlier batches compete with those of a batch."
     )
     parser.add_argument("--test_documents", type=int, default=None, help="Judge on as many of the test documents, not on all.")
     parser.add_argument("--test_tokens", type=int, help="Where test documents are cut. By default as `--tokens` says.")
     parser.add_argument("--test_dataset_name", help="Judge on the test documents of this dataset. By default on the same.")
+    parser.add_argument(
+        "--with_prefix",
+        action="store_true",
+        help="Judge all readings as if they were .../mean, whichever they were trained as.",
+    )
     args = parser.parse_args()
     args.test_tokens = args.test_tokens or args.tokens
     args.test_dataset_name = args.test_dataset_name or args.dataset_name
@@ -233,11 +239,13 @@ class ReadingTrainer(PassageTrainer):
     def __init__(self, *args, reading, **kwargs):
         super().__init__(*args, **kwargs)
         self.reading = reading
+        self.with_prefix = reading.endswith("/mean")
 
     def vectors_of_passages(self, hidden_states, inputs):
         ids, mask, number = inputs["passage_ids"], inputs["attention_mask"], inputs["is_positive"].shape[1]
-        if self.reading.endswith("/mean"):
-            prefix = getattr(self.model.config, "num_global_tokens", PREFIX + 1)  # with the special token before them
+        if self.with_prefix:
+            repeated = PREFIX + 1 if "+64" in self.reading else 0  # with the special token before them
+            prefix = getattr(self.model.config, "num_global_tokens", repeated)
             hidden_states, ids = add_prefix(hidden_states, ids, mask, number, prefix)
         vectors = passage_vectors(hidden_states, ids, number)
         if self.reading == "pieces+document":
@@ -276,8 +284,8 @@ class Search:
     def run(self, reading, seed, **ignored):
         """
         Returns for each document the sum of its queries' nDCG@10, also of their ranks together with those of BM25 with titles,
-        for how many of its queries the first passage is one of its own, and the number of its queries, and the CPU seconds
-        per document of training and of reading.
+        and among the passages of the right document alone, for how many of its queries the first passage is one of its own,
+        and the number of its queries, and the CPU seconds per document of training and of reading.
         """
         if reading.startswith("bm25"):
             scores, times = self.bm25(with_title=reading.endswith("title")), {}
@@ -286,6 +294,7 @@ class Search:
         both = sum(1 / (61 + (-each).argsort(1).argsort(1)) for each in (scores, self.bm25(with_title=True)))
         queries = [len(example["positives"]) for example in self.examples]
         found = {"ndcg": self.ndcg(scores), "ndcg_with_bm25": self.ndcg(both), "own_first": self.own_first(scores)}
+        found["ndcg_in_document"] = self.ndcg(np.where(self.is_own(), scores, scores.min() - 1))
         return found | {"queries": queries} | times
 
     def trained_scores(self, reading, seed):
@@ -301,6 +310,7 @@ class Search:
         queries, passages = [], []
         start = time.process_time()
         trainer = self.trainer(reading, seed, encoder, output_dir=args.output_dir)
+        trainer.with_prefix |= args.with_prefix
         with torch.no_grad():
             for batch in trainer.get_eval_dataloader(self.examples):
                 for kept, vectors in zip((queries, passages), trainer.vectors(encoder, batch)):
@@ -357,6 +367,7 @@ class Search:
             train_dataset=train_dataset,
             data_collator=ReadingCollator(self.tokenizer, **rows),
             card=None,
+            temperature=args.temperature,
             memory_size=args.memory_size,
         )
 
@@ -373,13 +384,16 @@ class Search:
             first += 1 + max(example["passage_ids"])
         return [round(each, 4) for each in sums]
 
+    def is_own(self):
+        """Returns whether each passage is of the document that each query is about, (queries, passages)."""
+        sizes = ((len(example["positives"]), 1 + max(example["passage_ids"])) for example in self.examples)
+        return torch.block_diag(*(torch.ones(size, dtype=torch.bool) for size in sizes)).numpy()
+
     def own_first(self, scores):
         """Returns for how many of each document's queries the first passage is one of the document's, whichever it is."""
-        passages = torch.tensor([1 + max(example["passage_ids"]) for example in self.examples])
-        queries = torch.tensor([len(example["positives"]) for example in self.examples])
-        numbers = torch.arange(len(self.examples))
-        of_first = numbers.repeat_interleave(passages)[torch.from_numpy(scores).argmax(1)]
-        return [int(each.sum()) for each in (of_first == numbers.repeat_interleave(queries)).split(queries.tolist())]
+        ends = np.cumsum([len(example["positives"]) for example in self.examples])[:-1]
+        is_found = np.take_along_axis(self.is_own(), scores.argmax(1)[:, None], 1)
+        return [int(each.sum()) for each in np.split(is_found, ends)]
 
     def bm25(self, with_title, k1=1.2, b=0.75):
         """Returns the scores of BM25, (queries, passages), of Robertson and Zaragoza (2009), with its usual parameters."""
@@ -441,12 +455,13 @@ def make_table(results, references=("pieces", "pieces+64")):
         columns.append(mean([each | {"ndcg": each["ndcg_with_bm25"]} for each in group]))
         cells = [f"{each[0]:.3f} ± {each[1]:.3f}" if each is not None else "" for each in columns]
         own = [sum(each["own_first"]) / sum(each["queries"]) for each in group if "own_first" in each]
-        cells.append(f"{statistics.mean(own):.3f}" if own else "")
+        inside = [sum(each["ndcg_in_document"]) / sum(each["queries"]) for each in group if "ndcg_in_document" in each]
+        cells += [f"{statistics.mean(each):.3f}" if each else "" for each in (own, inside)]
         times = [[each[name] for each in group if name in each] for name in ("seconds_to_read", "seconds_to_train")]
         cells += [f"{statistics.mean(each):.2f}" if each else "" for each in times]
         rows.append([reading, len(group), *cells])
     header = ["reading", "seeds", "nDCG@10", *(f"minus {name}" for name in references), "with BM25", "right document"]
-    return markdown_table([*header, "CPU seconds to read a document", "to train on one"], rows)
+    return markdown_table([*header, "right passage in it", "CPU seconds to read a document", "to train on one"], rows)
 
 
 def label(reading):
@@ -485,7 +500,7 @@ def plot(results, path):
 def main():
     args = parse_arguments()
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    common = {name: getattr(args, name) for name in (*TRAINING, "test_documents", "test_tokens")}
+    common = {name: getattr(args, name) for name in (*TRAINING, "test_documents", "test_tokens", "with_prefix")}
     common["test_dataset"] = Path(args.test_dataset_name).name
     keep_inputs(args.output_dir, model_name_or_path=args.model_name_or_path, dataset_name=args.dataset_name)
     torch.set_num_threads(1)

@@ -95,7 +95,7 @@ def test_bm25_is_as_defined(arguments):
             assert scores[row, column] == pytest.approx(wanted)
 
 
-def test_whether_the_first_passage_is_of_the_right_document(arguments):
+def test_the_right_document_and_the_right_passage_in_it(arguments, monkeypatch):
     search = passages.Search(arguments("bm25"))
     numbers = [(len(document["positives"]), 1 + max(document["passage_ids"])) for document in search.examples]
     queries, owners = ([index for index, pair in enumerate(numbers) for _ in range(pair[i])] for i in range(2))
@@ -104,6 +104,32 @@ def test_whether_the_first_passage_is_of_the_right_document(arguments):
     for document, row in zip(queries, scores):
         wanted[document] += owners[max(range(len(row)), key=lambda passage: row[passage])] == document
     assert search.own_first(scores) == wanted and 0 < sum(wanted) < len(queries)
+
+    wanted, rows = [], iter(scores)
+    for number, example in enumerate(search.examples):
+        wanted.append(0)
+        for positives in example["positives"]:
+            row = next(rows)
+            own = [row[passage] for passage, owner in enumerate(owners) if owner == number]
+            ranks = [1 + sum(other > own[passage] for other in own) for passage in positives]
+            best = sum(1 / math.log2(1 + rank) for rank in range(1, 1 + len(ranks)))
+            wanted[-1] += sum(1 / math.log2(1 + rank) for rank in ranks) / best
+    monkeypatch.setattr(search, "trained_scores", lambda *args: (scores, {}))
+    found = search.run("pieces", 1)
+    assert found["ndcg_in_document"] == pytest.approx(wanted, abs=1e-4)
+    assert found["ndcg_in_document"] != found["ndcg"]
+
+
+def test_with_prefix_judges_as_if_trained_with_it(arguments):
+    search = passages.Search(arguments("pieces", documents=0))
+    for reading in ("pieces+64", "mean_pool/b16/w8/g8", "pieces"):
+        search.args.with_prefix = False
+        names = (reading, f"{reading}/mean") if reading != "pieces" else (reading, reading)
+        without, wanted = (search.trained_scores(name, 1)[0] for name in names)
+        search.args.with_prefix = True
+        found, _ = search.trained_scores(reading, 1)
+        np.testing.assert_array_equal(found, wanted)
+        assert (np.abs(found - without).max() > 0.01) == (reading != "pieces")
 
 
 def test_the_error_of_a_difference_is_over_documents_and_seeds():
@@ -189,8 +215,11 @@ def test_the_documentation_has_the_table_of_the_results():
         return [cell.strip() for cell in line.strip()[1:-1].split("|")]
 
     found = [cells(line)[1:] for line in section.splitlines() if line.startswith("| ")]
-    for memory_size in (512, 4096, 0):
-        rows = passages.make_table([each for each in results if each["memory_size"] == memory_size]).splitlines()[2:]
-        assert len(rows) > 1
-        for line in rows:
+    groups = {}  # of results that `make_table` puts into one table
+    for each in results:
+        names = (*passages.TRAINING, "test_tokens", "with_prefix", "test_dataset")
+        groups.setdefault(tuple(each[name] for name in names if name != "epochs"), []).append(each)
+    assert len(groups) > 3
+    for group in groups.values():
+        for line in passages.make_table(group).splitlines()[2:]:
             assert cells(line)[1:] in found, line
