@@ -109,7 +109,7 @@ def parse_arguments():
     parser.add_argument(
         "--with_prefix",
         action="store_true",
-        help="Judge all readings as if they were .../mean, whichever they were trained as.",
+        help="Judge all readings as if they were .../mean, whether they were trained so or not.",
     )
     args = parser.parse_args()
     args.test_tokens = args.test_tokens or args.tokens
