@@ -40,6 +40,7 @@ import re
 import shutil
 import statistics
 import time
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -294,7 +295,7 @@ class Search:
         both = sum(1 / (61 + (-each).argsort(1).argsort(1)) for each in (scores, self.bm25(with_title=True)))
         queries = [len(example["positives"]) for example in self.examples]
         found = {"ndcg": self.ndcg(scores), "ndcg_with_bm25": self.ndcg(both), "own_first": self.own_first(scores)}
-        found["ndcg_in_document"] = self.ndcg(np.where(self.is_own(), scores, scores.min() - 1))
+        found["ndcg_in_document"] = self.ndcg(np.where(self.is_own, scores, scores.min() - 1))
         return found | {"queries": queries} | times
 
     def trained_scores(self, reading, seed):
@@ -384,6 +385,7 @@ class Search:
             first += 1 + max(example["passage_ids"])
         return [round(each, 4) for each in sums]
 
+    @cached_property
     def is_own(self):
         """Returns whether each passage is of the document that each query is about, (queries, passages)."""
         sizes = ((len(example["positives"]), 1 + max(example["passage_ids"])) for example in self.examples)
@@ -392,7 +394,7 @@ class Search:
     def own_first(self, scores):
         """Returns for how many of each document's queries the first passage is one of the document's, whichever it is."""
         ends = np.cumsum([len(example["positives"]) for example in self.examples])[:-1]
-        is_found = np.take_along_axis(self.is_own(), scores.argmax(1)[:, None], 1)
+        is_found = np.take_along_axis(self.is_own, scores.argmax(1)[:, None], 1)
         return [int(each.sum()) for each in np.split(is_found, ends)]
 
     def bm25(self, with_title, k1=1.2, b=0.75):

@@ -13,6 +13,17 @@ def frozen_imports():
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """
+    Gives torch one thread, as `run_script` does: models are so small that a second one costs time, and with more threads the
+    gradients of LayerNorm are summed in another order.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def hub():
     """Yields a Hub on loopback, see `hub_server`."""

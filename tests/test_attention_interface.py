@@ -27,8 +27,6 @@ from transformers_linformer import convert_to_linformer, use_linformer_attention
 from transformers_linformer.tokenization import train_tokenizer
 
 
-torch.set_num_threads(1)
-
 pytestmark = pytest.mark.skipif(
     parse(transformers.__version__) < parse("5.24"),
     reason="in transformers 5.4 some of these models do not use the interface, and between 5.4 and 5.24 none was tried",

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-import torch
 import transformers
 from filelock import FileLock
 from packaging.version import parse
@@ -36,10 +35,6 @@ from modeling_linformer import (
     LinformerForTokenClassification,
     LinformerModel,
 )
-
-
-# The models are so small that a second thread costs more time than it saves
-torch.set_num_threads(1)
 
 
 # The tests that the library itself skips, by the reason that it gives. Both are patterns as in a shell. A skip that is not

@@ -12,9 +12,6 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from modeling_linformer import LinformerForMaskedLM, LinformerForSequenceClassification
 
 
-# The models are so small that a second thread costs more time than it saves
-torch.set_num_threads(1)
-
 # One layer has no blocks and one has blocks. To trace both at once takes three quarters of the time.
 BLOCK_SIZES = [0, BLOCK]
 FIELDS = {"num_hidden_layers": len(BLOCK_SIZES), "block_size": BLOCK_SIZES}

@@ -45,9 +45,6 @@ from modeling_linformer.chunked_inference import choose_chunks
 from modeling_linformer.projections import LinformerLinearProjection, Tokens
 
 
-# The naive reference consists of thousands of tiny operations, which a second thread only slows down
-torch.set_num_threads(1)
-
 SHARINGS = ("none", "headwise", "key_value", "layerwise")
 TYPES = ("linear", "mean_pool", "max_pool", "attention_pool", "conv")
 POOLS = ("mean_pool", "max_pool", "attention_pool")

@@ -478,11 +478,8 @@ def weights(path):
 @pytest.fixture(scope="module")
 def finished(folder, tmp_path_factory):
     output_dir = tmp_path_factory.mktemp("finished") / "out"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     evaluation = (f"--validation_file={folder / 'documents.jsonl'}", "--do_eval", "--eval_strategy=steps", "--eval_steps=10")
     command.main(arguments(folder, output_dir, *evaluation, "--eval_on_start", "--per_device_eval_batch_size=5"))
-    torch.set_num_threads(threads)
     return output_dir
 
 

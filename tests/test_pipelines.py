@@ -13,9 +13,6 @@ from configuration_linformer import LinformerConfig
 from transformers_linformer.tokenization import train_tokenizer
 
 
-# The models are so small that a second thread costs more time than it saves
-torch.set_num_threads(1)
-
 N, STRIDE = 48, 8
 TEXT = " ".join(topics["assert"].split())  # several times as long as N tokens
 NAMES = {  # of the classes of each head

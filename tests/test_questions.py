@@ -56,6 +56,14 @@ def test_each_token_of_a_document_has_a_score(source):
             torch.testing.assert_close(first[start:end], alone, atol=1e-5, rtol=0)
 
 
+def test_the_table_has_the_accuracy_by_the_place_of_the_answer():
+    seeds = ([True, True, False, False], [True, False, False, True])
+    results = [{"reading": "pieces", "places": [5, 127, 128, 500], "found": found, "seconds": 2.0} for found in seeds]
+    first, second = questions.make_table(results, 1000), questions.make_table(results[:1], 1000)
+    assert "| pieces | 2 | 0.750 ± 0.250 | 0.000 ± 0.000 | 0.500 ± 0.500 | 2 |" in first.splitlines()[-1]
+    assert "| pieces | 1 | 1.000 | 0.000 | 0.000 | 2 |" in second.splitlines()[-1]
+
+
 @pytest.mark.slow("a whole benchmark")
 def test_a_run(source, tmp_path, monkeypatch):
     options = ["--model_name_or_path", source, "--dataset_name", source / "data", "--output_dir", tmp_path, "--tokens", 128]

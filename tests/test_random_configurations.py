@@ -16,8 +16,6 @@ from configuration_linformer.configuration_linformer import PROJECTION_TYPES
 from modeling_linformer import LinformerModel
 
 
-torch.set_num_threads(1)
-
 PER_TEST = 10
 NUMBER = int(os.environ.get("RANDOM_CONFIGURATIONS", 20))
 SIZES = {"vocab_size": 20, "hidden_size": 6, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 7}

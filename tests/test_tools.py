@@ -32,10 +32,6 @@ from modeling_linformer import LinformerForSequenceClassification, LinformerMode
 from transformers_linformer.commands import glue
 
 
-# The models are so small that a second thread costs more time than it saves
-torch.set_num_threads(1)
-
-
 # The kernels of quantised layers take these hidden sizes
 SIZES = tiny_models.SIZES | {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 96}
 

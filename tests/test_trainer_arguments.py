@@ -15,9 +15,6 @@ from transformers_linformer.errors import UsageError
 from transformers_linformer.training.trainer import LinformerTrainer
 
 
-# The models are so small that a second thread costs more time than it saves
-torch.set_num_threads(1)
-
 # Each field of the TrainingArguments of Transformers 5.4 and 5.24, and those that releases between may have. All were tried
 # once in both commands, those with choices with each of them.
 
