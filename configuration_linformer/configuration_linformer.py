@@ -48,10 +48,10 @@ class LinformerConfig(PreTrainedConfig):
         The size of the embeddings of words, positions and token types, if it is not `hidden_size`. A linear layer then maps
         them to `hidden_size`, and the masked-LM head maps back, as in ALBERT and ELECTRA.
     position_period (`int`, *optional*):
-        The number of position embeddings, if there are fewer than n. Positions then repeat: position p has the embedding of
-        p modulo `position_period`. With blocks it has to be a multiple of the block size, so that the positions within a
-        block are consecutive. `None` gives each of the n positions its own embedding. A conversion to more positions than
-        the original has sets it to the number of the original's.
+        The number of position embeddings, if there are fewer than n. Later positions then repeat those after the global
+        tokens, see `repeated_positions`. With blocks it has to be a multiple of the block size. `None` gives each of the n
+        positions its own embedding. A conversion to more positions than the original has sets it to the number of the
+        original's.
     projected_dim (`int` or `list[int]`, *optional*, defaults to 256):
         k, the number of rows that keys and values are projected to along the sequence (section 4 of the paper). A list
         gives one k per layer (the nonuniform projected dimension of section 4).
@@ -182,6 +182,21 @@ class LinformerConfig(PreTrainedConfig):
     def block_sizes(self) -> list[int]:
         """Returns a list of the block size of each of the `num_hidden_layers` layers, 0 for a layer without blocks."""
         return self.per_layer(self.block_size)
+
+    @property
+    def repeated_positions(self) -> range | None:
+        """
+        Returns the positions whose embeddings those from `position_period` on have, over and over, or None if none repeats.
+
+        They begin after the global tokens, because a block would otherwise take its own tokens for global ones at the same
+        positions, and they are as many as can be in whole blocks, so that the positions within a block are consecutive. If a
+        block is longer than all positions after the global tokens, all of these are repeated.
+        """
+        if self.position_period is None:
+            return None
+        first = self.num_global_tokens if self.num_global_tokens < self.position_period else 0
+        number = self.position_period - first
+        return range(first, first + (number - number % math.lcm(*filter(None, self.block_sizes)) or number))
 
     @property
     def windows(self) -> list[int | None]:

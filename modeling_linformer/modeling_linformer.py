@@ -46,7 +46,7 @@ class LinformerEmbeddings(nn.Module):
         super().__init__()
         size = config.size_of_embeddings
         self.word_embeddings = nn.Embedding(config.vocab_size, size, padding_idx=config.pad_token_id)
-        self.position_period = config.position_period
+        self.position_period, self.repeated_positions = config.position_period, config.repeated_positions
         self.position_embeddings = nn.Embedding(config.position_period or config.max_position_embeddings, size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, size)
         self.LayerNorm = nn.LayerNorm(size, eps=config.layer_norm_eps)
@@ -71,7 +71,8 @@ class LinformerEmbeddings(nn.Module):
 
         embeddings = inputs_embeds + self.token_type_embeddings(token_type_ids)
         if self.position_period is not None:
-            position_ids = position_ids % self.position_period
+            repeated = (position_ids - self.position_period) % len(self.repeated_positions) + self.repeated_positions.start
+            position_ids = position_ids.where(position_ids < self.position_period, repeated)
         embeddings = embeddings + self.position_embeddings(position_ids)
         embeddings = self.dropout(self.LayerNorm(embeddings))
         return embeddings if self.projection is None else self.projection(embeddings)

@@ -134,6 +134,8 @@ def test_a_card_says_which_positions_repeat(n, period, sentence):
     text = what_is_exact(LinformerConfig(projection_type="mean_pool", **sizes), 24)
     assert (sentence in text) if sentence else "repeat" not in text
     assert f"Inputs of at most {period or n} tokens get the original's outputs" in text  # as each row is one token
+    text = what_is_exact(LinformerConfig(projection_type="mean_pool", num_global_tokens=2, **sizes), 24)
+    assert (sentence.replace("these", "those after the 2 global tokens") in text) if sentence else "repeat" not in text
     assert ("of exactly" in what_is_exact(LinformerConfig(projection_type="linear", **sizes), 24)) == (period in (None, n))
 
 

@@ -859,17 +859,28 @@ def test_contradictions_are_refused(fields, named):
     assert "\n" not in str(error.value)
 
 
-def test_positions_repeat_after_their_period():
-    name = "embeddings.position_embeddings.weight"
-    repeated, tiled = make_model(position_period=10, block_size=5), make_model(block_size=5)
+@pytest.mark.parametrize(
+    ("block_size", "num_global_tokens", "later"),
+    [
+        (5, 0, [*range(10), 0, 1, 2, 3]),
+        (5, 3, [3, 4, 5, 6, 7] * 2 + [3, 4, 5, 6]),  # whole blocks of those after the global tokens
+        (0, 3, [*range(3, 10), *range(3, 10)]),
+        (10, 3, [*range(3, 10), *range(3, 10)]),  # no block is as short
+        (5, 10, [*range(10), 0, 1, 2, 3]),  # there are none after the global tokens
+    ],
+)
+def test_positions_repeat_after_their_period(block_size, num_global_tokens, later):
+    name, fields = "embeddings.position_embeddings.weight", {"block_size": block_size, "num_global_tokens": num_global_tokens}
+    repeated, tiled = make_model(position_period=10, **fields), make_model(**fields)
     rows = repeated.embeddings.position_embeddings.weight
     assert rows.shape[0] == 10
-    tiled.load_state_dict({**repeated.state_dict(), name: rows.detach()[torch.arange(N) % 10]})
+    places = torch.tensor([*range(10), *later])
+    tiled.load_state_dict({**repeated.state_dict(), name: rows.detach()[places]})
     batch, mask = pad_right([make_ids(N), make_ids(13)])
     for model in (repeated, tiled):
         model(batch, attention_mask=mask).last_hidden_state.square().sum().backward()
     own = tiled.embeddings.position_embeddings.weight.grad
-    assert_equal(rows.grad, torch.zeros_like(rows).index_add(0, torch.arange(N) % 10, own), 1e-4)
+    assert_equal(rows.grad, torch.zeros_like(rows).index_add(0, places, own), 1e-4)
     for length in (1, 5, 11, N):
         assert_equal(repeated(make_ids(2, length)).last_hidden_state, tiled(make_ids(2, length)).last_hidden_state, 0)
 

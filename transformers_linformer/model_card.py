@@ -266,7 +266,8 @@ def what_is_exact(config, source_positions):
         )
     if n > kept:
         first = f"first {kept} of the original's {source_positions}" if kept < source_positions else f"original's {kept}"
-        sentences.append(f"Positions after the {first} repeat these, and the model was never trained with that.")
+        repeated = f"those after the {config.num_global_tokens} global tokens" if config.repeated_positions.start else "these"
+        sentences.append(f"Positions after the {first} repeat {repeated}, and the model was never trained with that.")
     if len(sentences) > 1 or not exact:
         sentences.append("Train the model further, on text or on your task, before you rely on it there.")
     return "\n".join(sentences)
