@@ -27,8 +27,8 @@ documents is trained alike, by `PassageTrainer`, on other documents, and then ju
 A vector of a passage is the mean of its tokens' last hidden states. nDCG@10 is the mean over queries, and its difference to
 another reading is paired by query. The standard errors take into account that the queries of a document are alike. Every
 finished run is a line in results.jsonl, and is not run again. Its encoder is kept in the folder `encoders`, so that
-`--test_tokens` and `--test_dataset_name` judge it on longer or other documents, and `--with_prefix` with other vectors,
-without training it again. The table is written to passages.md, and a plot to passages.png.
+`--test_tokens` and `--test_dataset_name` judge it on longer or other documents, `--with_prefix` with other vectors, and
+`--trained_as` as another reading, without training it again. The table is written to passages.md, and a plot to passages.png.
 """
 
 import argparse
@@ -112,9 +112,15 @@ def parse_arguments():
         action="store_true",
         help="Judge all readings as if they were .../mean, whether they were trained so or not.",
     )
+    parser.add_argument(
+        "--trained_as",
+        help="Judge all readings with the encoder that was trained as this reading. By default each with its own.",
+    )
     args = parser.parse_args()
     args.test_tokens = args.test_tokens or args.tokens
     args.test_dataset_name = args.test_dataset_name or args.dataset_name
+    if args.trained_as and not is_of_original(args.trained_as) and any(map(is_of_original, args.readings)):
+        raise SystemExit(f"`--trained_as {args.trained_as}` is a Linformer: give `--readings` that are Linformers, too.")
     return args
 
 
@@ -214,10 +220,15 @@ def title_length(document):
     return length
 
 
+def is_of_original(reading):
+    """Returns whether the original reads the documents, or else a model that it was converted to."""
+    return reading.startswith(("pieces", "passages"))
+
+
 def encoder_of(reading, original, tokens, encoder_only=True):
     """Returns the model of a reading, with the weights of the original, and with its head unless `encoder_only`."""
     kind, *options = reading.removesuffix("/mean").split("/")
-    if kind.startswith(("pieces", "passages")):
+    if is_of_original(reading):
         encoder = original
     else:
         sizes = {FIELDS[option[0]]: int(option[1:]) for option in options}
@@ -301,10 +312,15 @@ class Search:
     def trained_scores(self, reading, seed):
         """Returns the scores of all passages, (queries, passages), and the CPU seconds per document."""
         args, times = self.args, {}
-        encoder = self.encoder_of(reading, args.test_tokens)
-        if args.documents:
-            path = self.train(reading, seed)
+        trained_as = args.trained_as or reading
+        path = self.train(trained_as, seed) if args.documents else None
+        original = self.original()
+        if path is not None and is_of_original(trained_as):
+            load_model(original, path)
+        encoder = encoder_of(reading, original, args.test_tokens)
+        if path is not None and not is_of_original(trained_as):
             load_model(encoder, path)
+        if path is not None:
             with safe_open(path, "pt") as file:
                 times["seconds_to_train"] = float(file.metadata()["seconds_to_train"])
         encoder.eval()
@@ -328,7 +344,7 @@ class Search:
             return path
         folder = args.output_dir / f"unfinished-{random.SystemRandom().getrandbits(32):x}"
         set_seed(seed)
-        encoder = self.encoder_of(reading, args.tokens)
+        encoder = encoder_of(reading, self.original(), args.tokens)
         documents = read_collection(args.dataset_name)["train"].shuffle(seed=seed).take(args.documents)
         examples = self.tokenized("train", documents, args.tokens)
         trainer = self.trainer(reading, seed, encoder, train_dataset=examples, output_dir=folder)
@@ -341,13 +357,12 @@ class Search:
         shutil.rmtree(folder)
         return path
 
-    def encoder_of(self, reading, tokens):
-        original = AutoModel.from_pretrained(self.args.model_name_or_path, add_pooling_layer=False)
-        return encoder_of(reading, original, tokens)
+    def original(self):
+        return AutoModel.from_pretrained(self.args.model_name_or_path, add_pooling_layer=False)
 
     def trainer(self, reading, seed, encoder, train_dataset=None, **arguments):
-        args, original = self.args, reading.startswith(("pieces", "passages"))
-        rows = {"rows_of": rows_of(reading, self.tokenizer)} if original else {}
+        args = self.args
+        rows = {"rows_of": rows_of(reading, self.tokenizer)} if is_of_original(reading) else {}
         return ReadingTrainer(
             reading=reading,
             model=encoder,
@@ -502,7 +517,7 @@ def plot(results, path):
 def main():
     args = parse_arguments()
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    common = {name: getattr(args, name) for name in (*TRAINING, "test_documents", "test_tokens", "with_prefix")}
+    common = {name: getattr(args, name) for name in (*TRAINING, "test_documents", "test_tokens", "with_prefix", "trained_as")}
     common["test_dataset"] = Path(args.test_dataset_name).name
     keep_inputs(args.output_dir, model_name_or_path=args.model_name_or_path, dataset_name=args.dataset_name)
     torch.set_num_threads(1)

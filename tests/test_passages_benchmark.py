@@ -7,8 +7,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
 from processes import ROOT
+from safetensors.torch import save_model
 from tiny_sources import write_encoder
 
 from benchmarks import passages
@@ -132,6 +134,27 @@ def test_with_prefix_judges_as_if_trained_with_it(arguments):
         assert (np.abs(found - without).max() > 0.01) == (reading != "pieces")
 
 
+def test_an_encoder_is_judged_as_another_reading(arguments, tmp_path, monkeypatch):
+    reading, asked, path = "mean_pool/b16/w8/g8", [], tmp_path / "trained.safetensors"
+    search = passages.Search(arguments(reading, trained_as="pieces+64"))
+    trained = search.original()
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    save_model(trained, str(path), metadata={"seconds_to_train": "1"})
+    monkeypatch.setattr(search, "train", lambda reading, seed: asked.append(reading) or path)
+    found, _ = search.trained_scores(reading, 1)
+    search.args.documents = 0
+    untrained, _ = search.trained_scores(reading, 1)
+    monkeypatch.setattr(search, "original", lambda: trained)
+    wanted, _ = search.trained_scores(reading, 1)
+    np.testing.assert_array_equal(found, wanted)
+    assert asked == ["pieces+64"] and np.abs(found - untrained).max() > 0.01
+
+    with pytest.raises(SystemExit, match="`--trained_as mean_pool/b16/w8/g8` is a Linformer"):
+        arguments("pieces", trained_as=reading)
+
+
 def test_the_error_of_a_difference_is_over_documents_and_seeds():
     generator = np.random.default_rng(0)
     documents = [0, 0, 0, 1, 1, 2]  # of six queries
@@ -217,7 +240,7 @@ def test_the_documentation_has_the_table_of_the_results():
     found = [cells(line)[1:] for line in section.splitlines() if line.startswith("| ")]
     groups = {}  # of results that `make_table` puts into one table
     for each in results:
-        names = (*passages.TRAINING, "test_tokens", "with_prefix", "test_dataset")
+        names = (*passages.TRAINING, "test_tokens", "with_prefix", "trained_as", "test_dataset")
         groups.setdefault(tuple(each[name] for name in names if name != "epochs"), []).append(each)
     assert len(groups) > 3
     for group in groups.values():
