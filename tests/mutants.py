@@ -184,6 +184,13 @@ MUTANTS = [
         FORMULA,
     ),
     ("one token too few is global", PROJECTIONS, "return states[:, :number]", "return states[:, : number - 1]", FORMULA),
+    (
+        "later positions repeat those of the global tokens",
+        MODEL,
+        "len(self.repeated_positions) + self.repeated_positions.start",
+        "len(self.repeated_positions)",
+        "tests/test_modeling.py -k positions_repeat",
+    ),
     # Chunks, processes, graphs
     ("chunks begin at a wrong position", PROJECTIONS, "self.offset + positions.start, {}", "self.offset, {}", RANDOM),
     (
