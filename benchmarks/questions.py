@@ -16,8 +16,9 @@ are trained alike, on other documents than those that they are judged on:
     attention_pool/b128/w16/g32  The same with 32 global tokens, so that every block sees the question.
 
 The table has the accuracy of the most probable token as the mean and the standard error over the seeds: for answers in the
-first 128 tokens, where the question stands, in the others of the first half, and in the second half. Every finished run is a
-line in results.jsonl, and is not run again.
+first 128 tokens, where the question stands, in the others of the first half, and in the second half. It also has the
+difference to the first reading over all answers, paired by seed and pair, with its standard error over the pairs. Every
+finished run is a line in results.jsonl, and is not run again.
 """
 
 import argparse
@@ -162,21 +163,30 @@ class Questions:
         return {"places": places, "found": found, "seconds": seconds}
 
 
+def difference(ours, theirs):
+    """Returns the difference in accuracy of two lists of results, of the seeds that both have, and its error, as text."""
+    by_seed = {result["seed"]: result["found"] for result in theirs}
+    pairs = [zip(result["found"], by_seed[result["seed"]]) for result in ours if result["seed"] in by_seed]
+    of_seeds = [[int(own) - int(other) for own, other in each] for each in pairs]
+    return mean_and_error([statistics.mean(each) for each in zip(*of_seeds)], 3)
+
+
 def make_table(results, tokens):
     """Returns a table of the accuracy for answers in the first block, up to the middle of `tokens`, and after it."""
     groups, rows = {}, []
     for result in results:
         groups.setdefault(result["reading"], []).append(result)
-    edges = [0, BLOCK, tokens // 2, tokens]
+    edges, first = [0, BLOCK, tokens // 2, tokens], results[0]["reading"]
     for reading, group in groups.items():
         columns = []
         for start, end in zip(edges, edges[1:]):
             asked = [[found for place, found in zip(each["places"], each["found"]) if start <= place < end] for each in group]
             columns.append([statistics.mean(each) for each in asked if each])
         rows.append([reading, len(group), *(mean_and_error(each, 3) for each in columns)])
+        rows[-1].append(difference(group, groups[first]) if reading != first else "")
         rows[-1].append(round(statistics.mean(each["seconds"] for each in group)))
     header = [f"answers in tokens {start} to {end - 1}" for start, end in zip(edges, edges[1:])]
-    return markdown_table(["reading", "seeds", *header, "CPU seconds to train"], rows)
+    return markdown_table(["reading", "seeds", *header, f"minus {first}", "CPU seconds to train"], rows)
 
 
 def main():

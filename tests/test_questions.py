@@ -7,10 +7,12 @@ import sys
 import pytest
 import torch
 from datasets import Dataset
+from processes import ROOT
 from tiny_sources import write_encoder
 from transformers import AutoTokenizer, BertForQuestionAnswering
 
 from benchmarks import questions
+from benchmarks.runs import read_results
 
 
 SECTIONS = [{"heading": f"Part {number}", "text": f"This is what part {number} says. " * 8} for number in "123456"]
@@ -58,10 +60,25 @@ def test_each_token_of_a_document_has_a_score(source):
 
 def test_the_table_has_the_accuracy_by_the_place_of_the_answer():
     seeds = ([True, True, False, False], [True, False, False, True])
-    results = [{"reading": "pieces", "places": [5, 127, 128, 500], "found": found, "seconds": 2.0} for found in seeds]
+    results = [
+        {"reading": "pieces", "seed": 1, "places": [5, 127, 128, 500], "found": found, "seconds": 2.0} for found in seeds
+    ]
     first, second = questions.make_table(results, 1000), questions.make_table(results[:1], 1000)
-    assert "| pieces | 2 | 0.750 ± 0.250 | 0.000 ± 0.000 | 0.500 ± 0.500 | 2 |" in first.splitlines()[-1]
-    assert "| pieces | 1 | 1.000 | 0.000 | 0.000 | 2 |" in second.splitlines()[-1]
+    assert "| pieces | 2 | 0.750 ± 0.250 | 0.000 ± 0.000 | 0.500 ± 0.500 |  | 2 |" in first.splitlines()[-1]
+    assert "| pieces | 1 | 1.000 | 0.000 | 0.000 |  | 2 |" in second.splitlines()[-1]
+    for result, seed in zip(results, (2, 1)):
+        result["seed"] = seed
+    others = [{**results[0], "reading": "full", "seed": seed, "found": [True] * 4} for seed in (1, 2, 3)]
+    # Of each pair, the mean over both seeds: 0, 0.5, 1, 0.5
+    assert "| 0.500 ± 0.204 | 2 |" in questions.make_table(results + others, 1000).splitlines()[-1]
+
+
+def test_the_documentation_has_the_table_of_the_results():
+    page = (ROOT / "docs" / "measurements.md").read_text(encoding="utf-8")
+    results = read_results(ROOT / "benchmarks" / "results" / "questions.jsonl")
+    for line in questions.make_table(results, 1000).splitlines()[2:]:
+        numbers = [cell.strip() for cell in line.split("|")[2:]]
+        assert any([cell.strip() for cell in each.split("|")[2:]] == numbers for each in page.splitlines()), line
 
 
 @pytest.mark.slow("a whole benchmark")
