@@ -75,8 +75,8 @@ class ConversionArguments(HubArguments):
     position_period: int | None = field(
         default=None,
         metadata={
-            "help": "How many of the original's positions are kept; later positions repeat them. By default all are. Give the"
-            " length at which the original was trained, if that is less."
+            "help": "How many of the original's positions are kept; later positions repeat them, but not those of the global"
+            " tokens. By default all are kept. Give the length at which the original was trained, if that is less."
         },
     )
     encoder_only: bool = field(default=False, metadata={"help": "Whether to leave the head out."})

@@ -68,9 +68,9 @@ def convert_to_linformer(
         num_global_tokens (`int`, *optional*): the number of tokens at the beginning that all blocks see exactly, as in
             `LinformerConfig`. By default they are 64, or the next multiple of the windows. Without blocks, and where they
             would be more than a quarter of n, there are none.
-        position_period (`int`, *optional*): how many of the original's positions are kept. Later positions repeat them. By
-            default all are. Give the length at which the original was trained if that is less: what it never learned about
-            the positions after it would only do harm.
+        position_period (`int`, *optional*): how many of the original's positions are kept. Later positions repeat them, but
+            not those of the global tokens. By default all are kept. Give the length at which the original was trained if that
+            is less: what it never learned about the positions after it would only do harm.
         encoder_only (`bool`): whether to leave the head out, which gives a `LinformerModel`.
         hub_kwargs: arguments of `from_pretrained`, such as `revision` or `token`. A `Source` has its own.
 
