@@ -196,7 +196,7 @@ class LinformerConfig(PreTrainedConfig):
             return None
         first = self.num_global_tokens if self.num_global_tokens < self.position_period else 0
         number = self.position_period - first
-        return range(first, first + (number - number % math.lcm(*filter(None, self.block_sizes)) or number))
+        return range(first, first + (number - number % math.lcm(*(size for size in self.block_sizes if size)) or number))
 
     @property
     def windows(self) -> list[int | None]:
